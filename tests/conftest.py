@@ -1,0 +1,56 @@
+"""What every test shares: two threads, no network, a home of its own, and the two things a machine may lack."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+_HOME = tempfile.TemporaryDirectory(prefix="workbench-tests-", ignore_cleanup_errors=True)
+
+
+def pytest_configure() -> None:
+    """Set here and not in a fixture, so that doctests, notebook kernels and subprocesses get the same."""
+    os.environ["WORKBENCH_HOME"] = _HOME.name
+    for name, value in {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}.items():
+        os.environ.setdefault(name, value)
+    torch.set_num_threads(2)
+
+
+def pytest_unconfigure() -> None:
+    _HOME.cleanup()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty WORKBENCH_HOME for one test."""
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def fashion_folder() -> Path:
+    """The folder with Fashion-MNIST's IDX files, or a skip."""
+    from workbench.data.images import FASHION_FOLDERS
+
+    given = os.environ.get("WORKBENCH_FASHION")
+    for folder in map(Path, [given] if given else FASHION_FOLDERS):
+        if any(folder.glob("train-images*")):
+            return folder
+    pytest.skip("Fashion-MNIST is not on this machine: apt-get install dataset-fashion-mnist, or set WORKBENCH_FASHION")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium for Playwright's `executable_path`, or a skip; a failure where WORKBENCH_REQUIRE_BROWSER is set."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        reason = "no Chromium on this machine (apt-get install chromium): what a person sees in the browser is not tested"
+        if os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
+            pytest.fail(f"{reason}, and WORKBENCH_REQUIRE_BROWSER asks for it")
+        pytest.skip(reason)
+    return found

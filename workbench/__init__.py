@@ -1,0 +1,48 @@
+"""Diffusion-distillation workbench: see what a teacher does, turn it into a few-step student, watch both side by side."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "paths": "workbench.paths:",
+    "schedules": "workbench.schedules:",
+    "plan": "workbench.samplers:plan",
+    "hybrid": "workbench.samplers:hybrid",
+    "run": "workbench.samplers:run",
+    "record": "workbench.samplers:record",
+    "mixture": "workbench.teachers:mixture",
+    "Empirical": "workbench.teachers:Empirical",
+    "Guided": "workbench.denoiser:Guided",
+    "Thresholded": "workbench.denoiser:Thresholded",
+    "Counted": "workbench.denoiser:Counted",
+    "Network": "workbench.denoiser:Network",
+    "WorkbenchError": "workbench.errors:WorkbenchError",
+    "load": "workbench.zoo:load",
+    "catalog": "workbench.zoo:catalog",
+    "sample": "workbench.samplers.sample:sample",
+    "distill": "workbench.distill:distill",
+    "recipes": "workbench.distill:recipes",
+    "compare": "workbench.compare:compare",
+    "data": "workbench.data:",
+    "metrics": "workbench.metrics:",
+    "views": "workbench.views:",
+}
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    loaded = importlib.import_module(module)
+    value = getattr(loaded, attribute) if attribute else loaded
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

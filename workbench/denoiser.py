@@ -1,0 +1,192 @@
+"""Denoisers: callables (x, t, cond) -> x0 estimate with a `.path`, and the wrappers that return denoisers.
+
+Evaluations are counted where they happen: a denoiser that owns a network calls `tally`, `evaluate` reads the count,
+and a plain callable that never tallies counts as one evaluation per sample and call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench import paths
+from workbench.errors import WorkbenchError, unknown
+from workbench.paths import Path
+
+Denoiser = Callable[..., Tensor]
+_rows: ContextVar[list[int] | None] = ContextVar("rows", default=None)
+
+
+def tally(rows: int) -> None:
+    """Tell whoever is counting that a network has just evaluated `rows` samples."""
+    box = _rows.get()
+    if box is not None:
+        box[0] += rows
+
+
+def evaluate(model: Denoiser, x: Tensor, t: float, cond: Any = None, **second_time: float) -> tuple[Tensor, int]:
+    """Return (x0 estimate, network evaluations per sample) of one call."""
+    box = [0]
+    token = _rows.set(box)
+    try:
+        target = model(x, t, cond, **second_time)
+    finally:
+        _rows.reset(token)
+    rows = box[0] or len(x)
+    tally(rows)
+    return target, rows // len(x) if len(x) else 1
+
+
+class Network:
+    """A network as a denoiser: converts its prediction to x0 and keeps the state's precision.
+
+    Args:
+        net: called as net(x, t, cond) with t of shape (n,), or net(x, t, cond, s) if it takes two times.
+        path: the path it was trained on. kind: what it predicts: x0, eps, v or flow.
+        shape: shape of one sample, without the batch. classes: number of labels, 0 if unconditional.
+        two_times: the network is a flow map; `model(x, t, cond, s=...)` returns the x0 estimate whose
+            deterministic step from t lands where the map does.
+
+    >>> model = Network(lambda x, t, cond: torch.zeros_like(x), "linear", "flow", (2,))
+    >>> model(torch.ones(3, 2), 0.5).shape
+    torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | Callable[..., Tensor],
+        path: str | Path,
+        kind: str,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        two_times: bool = False,
+    ):
+        if kind not in paths.KINDS:
+            raise unknown("prediction kind", kind, paths.KINDS)
+        self.net, self.path, self.kind = net, paths.get(path), kind
+        self.shape, self.classes, self.two_times = tuple(shape), classes, two_times
+        first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+        self.dtype = first.dtype if first is not None else None
+        self.rescale = self.path.sigma(1.0) > 2  # variance-exploding: the network sees x / r and predicts in units of r
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None) -> Tensor:
+        inputs, r = x, None
+        if self.rescale:
+            times = torch.as_tensor(t, dtype=torch.float64)
+            r = paths.per_sample((self.path.alpha(times) ** 2 + self.path.sigma(times) ** 2).sqrt(), x)
+            inputs = x / r
+        inputs = inputs.to(self.dtype) if self.dtype is not None else inputs
+        time = t.to(inputs) if isinstance(t, Tensor) else inputs.new_full((len(x),), t)
+        if self.two_times:
+            second = time if s is None else s.to(inputs) if isinstance(s, Tensor) else inputs.new_full((len(x),), s)
+            prediction = self.net(inputs, time, cond, second)
+        else:
+            prediction = self.net(inputs, time, cond)
+        tally(len(x))
+        prediction = prediction.to(x.dtype)
+        return self.path.convert(prediction if r is None else r * prediction, x, t, self.kind, "x0")
+
+
+class Wrapper:
+    """A denoiser around another: attributes that it does not have are the inner one's."""
+
+    def __init__(self, model: Denoiser):
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+
+class Guided(Wrapper):
+    """Classifier-free guidance (arXiv 2207.12598): D(null) + scale (D(cond) - D(null)), one batched call.
+
+    scale = 1 is the conditional model and scale = 0 the unconditional one, one evaluation each; anything else
+    costs two. The papers that write (1 + w) cond - w null mean scale = 1 + w.
+
+    Args:
+        interval: times (low, high) within which guidance acts (arXiv 2404.07724); outside, scale = 1.
+    """
+
+    def __init__(self, model: Denoiser, scale: float, interval: tuple[float, float] = (0.0, 1.0)):
+        super().__init__(model)
+        low, high = interval
+        if not 0 <= low <= high <= 1:
+            raise WorkbenchError(f"guidance interval {interval} must be two times 0 <= low <= high <= 1.")
+        self.scale, self.interval = float(scale), (low, high)
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **second_time: Any) -> Tensor:
+        active = cond is not None and self.scale != 1
+        if active and isinstance(t, Tensor):
+            scale = torch.where((t >= self.interval[0]) & (t <= self.interval[1]), self.scale, 1.0)
+        else:
+            active = active and self.interval[0] <= float(t) <= self.interval[1]
+            scale = self.scale
+        if not active:
+            return evaluate(self.model, x, t, cond, **second_time)[0]
+        n = len(x)
+        given = torch.as_tensor(cond, device=x.device).expand(n)
+        null = torch.full_like(given, -1)
+        if not isinstance(t, Tensor) and scale == 0:
+            return evaluate(self.model, x, t, null, **second_time)[0]
+        twice = {name: torch.cat([v, v]) if isinstance(v, Tensor) and v.dim() else v for name, v in second_time.items()}
+        both_t = torch.cat([t, t]) if isinstance(t, Tensor) and t.dim() else t
+        both = evaluate(self.model, torch.cat([x, x]), both_t, torch.cat([given, null]), **twice)[0]
+        with_cond, without = both[:n], both[n:]
+        if isinstance(scale, Tensor):
+            scale = paths.per_sample(scale, x)
+        return without + scale * (with_cond - without)
+
+
+class Thresholded(Wrapper):
+    """Clip the x0 estimate: "clip" to [-limit, limit], or "dynamic" (Imagen, arXiv 2205.11487, section 2.3).
+
+    Dynamic: s = max(limit, quantile of |x0| per sample); clip to [-s, s], then scale by limit / s.
+    """
+
+    def __init__(self, model: Denoiser, mode: str = "clip", limit: float = 1.0, quantile: float = 0.995):
+        super().__init__(model)
+        if mode not in ("clip", "dynamic"):
+            raise unknown("thresholding", mode, ("clip", "dynamic"))
+        if not limit > 0 or not 0 < quantile <= 1:
+            raise WorkbenchError(f"thresholding needs limit > 0 and 0 < quantile <= 1, not {limit} and {quantile}.")
+        self.mode, self.limit, self.quantile = mode, limit, quantile
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **second_time: Any) -> Tensor:
+        target = evaluate(self.model, x, t, cond, **second_time)[0]
+        if self.mode == "clip":
+            return target.clamp(-self.limit, self.limit)
+        size = torch.quantile(target.flatten(1).abs(), self.quantile, dim=1).clamp_min(self.limit)
+        size = paths.per_sample(size, target)
+        return target.clamp(-size, size) * (self.limit / size)
+
+
+class Counted(Wrapper):
+    """Counts evaluations: `.nfe` is network evaluations per sample so far, `.calls` the number of calls."""
+
+    def __init__(self, model: Denoiser):
+        super().__init__(model)
+        self.nfe = self.calls = 0
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **second_time: Any) -> Tensor:
+        target, nfe = evaluate(self.model, x, t, cond, **second_time)
+        self.nfe += nfe
+        self.calls += 1
+        return target
+
+
+class Precision(Wrapper):
+    """Evaluate in another precision, `torch.bfloat16` say, and return the estimate in the state's own."""
+
+    def __init__(self, model: Denoiser, dtype: torch.dtype):
+        super().__init__(model)
+        self.to_dtype = dtype
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **second_time: Any) -> Tensor:
+        with torch.autocast(x.device.type, dtype=self.to_dtype):
+            return evaluate(self.model, x, t, cond, **second_time)[0].to(x.dtype)

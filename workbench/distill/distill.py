@@ -1,0 +1,206 @@
+"""Turn a teacher into a student: one call for every recipe."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path as File
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench import paths
+from workbench.data.batches import sampler
+from workbench.denoiser import Denoiser, Network
+from workbench.distill import recipes
+from workbench.distill.loop import Batch, Progress, train
+from workbench.distill.objectives.distributional import BackSimulation
+from workbench.errors import MissingSource, WorkbenchError, check_count
+from workbench.samplers.run import record, run as run_plan
+from workbench.samplers.sample import Sampling, default_sampling, noise_for, prepare, sample
+from workbench.student import make_card, save
+
+ANALYTIC_DRAWS = 100_000
+METRIC_SECONDS = 10.0
+
+
+def distill(
+    teacher: Denoiser,
+    recipe: str | recipes.Recipe,
+    data: Any = None,
+    run: str | os.PathLike | None = None,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    init: Network | None = None,
+    device: str | torch.device | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Iterator[Progress]:
+    """Train a student of `teacher`; a generator of `Progress`, the last of which has `.student`.
+
+    Args:
+        teacher: any denoiser with `.path` and `.shape`. recipe: a name from `workbench.recipes()`.
+        data: an `ImageSet`, a tensor, or (tensor, labels). By default what the teacher was trained on, or draws from
+            an analytic teacher; recipes that need none do not look.
+        run: folder of the run; the student is saved in run/student. Continues what it finds there. A temporary
+            folder by default.
+        steps, seconds: how long, whichever ends first; the recipe's own number of steps by default.
+        init: start the student from this trained network instead of the teacher's (or of nothing).
+        device: "cpu", "cuda", ...; an accelerator by default if there is one.
+        options: of the recipe, such as guidance, batch, lr, turns, count.
+
+    Raises:
+        UnknownName: for an unknown recipe or option. WorkbenchError: for impossible settings, data, or a run folder of
+            another run. Diverged: when training does; the last checkpoint stays.
+
+    >>> import workbench as wb
+    >>> for progress in distill(wb.mixture([[1.0, 0.0]], [0.2]), "reflow", steps=3, count=64): pass
+    >>> progress.student.role
+    'student'
+    """
+    chosen = recipes.get(recipe).configured(**options)
+    for what, value in (("steps", steps), ("batch", chosen.batch)):
+        if value is not None:
+            check_count(what, value, 1, 10_000_000)
+    if seconds is not None and not 0 < seconds < 1e7:
+        raise WorkbenchError(f"seconds is {seconds!r}, but must be a positive number.")
+    if steps is None and seconds is None:
+        steps = chosen.steps
+    if getattr(teacher, "path", None) is None or getattr(teacher, "shape", None) is None:
+        raise WorkbenchError("a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network.")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
+        data = _default_data(teacher, seed)
+    draw = sampler(data, chosen.batch, device)
+    folder = File(run) if run is not None else File(tempfile.mkdtemp(prefix="workbench-"))
+    student = _new_student(teacher, init, seed)
+    return _distill(teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init)
+
+
+def _distill(teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init) -> Iterator[Progress]:
+    teacher_name = getattr(teacher, "name", type(teacher).__name__)
+    if isinstance(getattr(teacher, "net", None), nn.Module):
+        teacher = copy.copy(teacher)
+        teacher.net = copy.deepcopy(teacher.net).to(device).eval().requires_grad_(False)
+    scale = recipe.objective.guidance
+    objective = recipe.objective.bind(teacher, student)
+    settings = _plain({"objective": asdict(recipe.objective), "batch": recipe.batch})
+    config = {"recipe": recipe.name, "teacher": teacher_name, "init": getattr(init, "name", None), **settings}
+    sampling = _sampling(recipe)
+    measure = _Measure(teacher, student, sampling, seed)
+    batches = lambda rng: Batch(*draw(rng), recipe.batch)  # noqa: E731
+    for progress in train(
+        objective, batches, config, run=folder, steps=steps, seconds=seconds, seed=seed,
+        optim=recipe.optim, ema=recipe.ema, device=device,
+    ):  # fmt: skip
+        if progress.average is not None:
+            averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes)
+            averaged.sampling = sampling
+            progress.samples = functools.partial(_samples, averaged)
+            progress.metrics = measure(averaged, always=progress.stage == "done")
+        if progress.stage == "done":
+            card = make_card(
+                objective.players["student"],
+                name=name or f"{teacher_name.split('/')[0]}/{recipe.name}",
+                role="student",
+                shape=student.shape,
+                sampling=sampling,
+                class_names=list(getattr(teacher, "class_names", ())),
+                recipe=recipe.name,
+                paper=recipe.paper,
+                teacher=teacher_name,
+                guidance_baked_in=_baked(scale, teacher),
+                seed=seed,
+                trained={"steps": progress.step, "seconds": round(progress.seconds, 1), **settings},
+                figures=progress.metrics,
+            )
+            progress.student = save(objective.players["student"], card, folder / "student")
+        yield progress
+
+
+def _samples(model: Network, n: int = 16, cond: Any = None, **options: Any) -> Tensor:
+    return sample(model, n, cond, **options)
+
+
+class _Measure:
+    """Now and then: root mean square distance of the student to the teacher's solution from the same noise, and, where
+    the law is known, its sliced Wasserstein distance with the floor of two exact draws."""
+
+    def __init__(self, teacher: Denoiser, student: Network, sampling: Sampling, seed: int, n: int = 64):
+        self.teacher, self.sampling, self.seed, self.n = teacher, sampling, seed, n
+        self.student, self.last, self.values, self.reference = student, -1e9, {}, None
+
+    def __call__(self, model: Network, always: bool = False) -> dict[str, float]:
+        if not always and time.monotonic() - self.last < METRIC_SECONDS:
+            return self.values
+        n, classes = self.n, self.student.classes
+        cond = torch.arange(n) % classes if classes else None
+        if self.reference is None:
+            noise = noise_for(model, n, 10**6 + self.seed)
+            frames = run_plan(default_sampling(self.teacher).plan(self.teacher.path), prepare(self.teacher), noise, cond)
+            self.reference = record(frames).final
+        drawn = sample(model, n, cond, seed=10**6 + self.seed)
+        self.values = {"paired_rms": float((drawn - self.reference).square().mean().sqrt())}
+        if hasattr(self.teacher, "log_density"):
+            from workbench.metrics import sliced_wasserstein
+
+            many = sample(model, 2048, None, seed=10**6 + self.seed).double()
+            one, two = self.teacher.sample(2048, seed=1), self.teacher.sample(2048, seed=2)
+            self.values["sw2"] = float(sliced_wasserstein(many, one))
+            self.values["sw2_floor"] = float(sliced_wasserstein(two, one))
+        self.last = time.monotonic()
+        return self.values
+
+
+def _sampling(recipe: recipes.Recipe) -> Sampling:
+    inputs = getattr(recipe.objective, "inputs", None)
+    if isinstance(inputs, BackSimulation) and len(inputs.times) > 1:
+        times = [*inputs.times, 0.0]
+        return replace(recipe.sampling, steps=len(inputs.times), times={str(len(inputs.times)): times})
+    return recipe.sampling
+
+
+def _baked(guidance: Any, teacher: Denoiser) -> float:
+    scale = getattr(guidance, "real", guidance)
+    return float(default_sampling(teacher).guidance if scale is None else scale)
+
+
+def _default_data(teacher: Denoiser, seed: int) -> Any:
+    if hasattr(teacher, "sample") and hasattr(teacher, "log_density"):
+        drawn = teacher.sample(ANALYTIC_DRAWS, seed=seed + 1, labels=True)
+        x, y = drawn if isinstance(drawn, tuple) else (drawn, None)
+        return (x.float(), y) if y is not None else x.float()
+    source = getattr(teacher, "card", {}).get("data")
+    if not source:
+        raise MissingSource("this recipe trains on data, and the teacher's card names none: pass data=...")
+    from workbench import data
+
+    return data.load(source)
+
+
+def _new_student(teacher: Denoiser, init: Network | None, seed: int) -> Network:
+    source = init if init is not None else teacher
+    net, classes = getattr(source, "net", None), int(getattr(teacher, "classes", 0) or 0)
+    path = paths.get(teacher.path)
+    if isinstance(net, nn.Module) and hasattr(net, "config"):
+        if tuple(source.shape) != tuple(teacher.shape) or source.classes != classes or source.path.name != path.name:
+            raise WorkbenchError("init must have the teacher's shape, classes and path.")
+        return Network(copy.deepcopy(net).requires_grad_(True), path, source.kind, teacher.shape, classes)
+    from workbench.networks import new_network
+
+    kind = "flow" if path.smooth else "v"
+    return Network(new_network(tuple(teacher.shape), classes, kind, path.name, seed), path, kind, tuple(teacher.shape), classes)
+
+
+def _plain(value: Any) -> Any:
+    """JSON-friendly copy: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,67 @@
+"""Samplers: plans (tables of coefficients) and the one loop that runs them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from workbench import paths, schedules
+from workbench.errors import check_options, unknown
+from workbench.paths import Path
+from workbench.samplers import solvers
+from workbench.samplers.plan import Plan, Row, Solver, Stage, hybrid
+from workbench.samplers.run import Frame, Trajectory, record, run, stage_noise
+
+SAMPLERS: dict[str, Solver] = {
+    "euler": solvers.euler,
+    "heun": solvers.heun,
+    "ddim": solvers.ddim,
+    "dpmpp_2m": solvers.dpmpp_2m,
+    "consistency": solvers.consistency,
+    "flow_map": solvers.flow_map,
+}
+
+
+def sampler_options(sampler: str) -> list[str]:
+    """Names of the options that a sampler takes."""
+    return list(inspect.signature(SAMPLERS[sampler]).parameters)[2:]
+
+
+def plan(
+    sampler: str,
+    path: str | Path,
+    steps: int | None = None,
+    schedule: str | Callable | Sequence[float] | Tensor = "uniform",
+    **options: Any,
+) -> Plan:
+    """Work out a sampler's table on a path.
+
+    Args:
+        sampler: euler, heun, ddim, dpmpp_2m, consistency or flow_map.
+        path: a name (linear, cosine, vp, edm, trig) or a `Path`.
+        steps: 1 to 10000; may be left out if `schedule` is a list of times.
+        schedule: uniform, logsnr, karras, quadratic, shift, trailing, a function (path, steps) -> times, or the times.
+        options: of the sampler (eta, gamma, variable) and of the schedule (t_start, t_end, shift, rho_min, ...).
+
+    Raises:
+        UnknownName: for an unknown name or option, with the nearest one. WorkbenchError: for impossible steps or times.
+
+    >>> plan("heun", "linear", 3).evaluations
+    5
+    """
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    path = paths.get(path)
+    known, of_schedule = sampler_options(sampler), schedules.options(schedule)
+    check_options(f"sampler {sampler!r} with this schedule", options, [*known, *of_schedule])
+    times = schedules.get(schedule, path, steps, **{key: value for key, value in options.items() if key in of_schedule})
+    grid = [float(t) for t in times]
+    stages = SAMPLERS[sampler](path, grid, **{key: value for key, value in options.items() if key in known})
+    name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "given")
+    return Plan(sampler, path, tuple(grid), tuple(stages), name, options).check()
+
+
+__all__ = ["SAMPLERS", "Frame", "Plan", "Row", "Stage", "Trajectory", "hybrid", "plan", "record", "run", "sampler_options", "stage_noise"]

@@ -1,0 +1,227 @@
+"""The one loop that runs every plan, as a generator of frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from workbench.denoiser import Denoiser, evaluate
+from workbench.errors import Diverged, WorkbenchError
+from workbench.paths import Path
+from workbench.samplers.plan import Plan, Row
+
+NOISE_BLOCK = 8
+
+
+class Frame(NamedTuple):
+    """A point of a run: the state x at time t, and what the model believes the final image is, seen from there.
+
+    Attributes:
+        i: index of the stage; the last frame has i = number of stages.
+        t: time. x: state (n, ...). target: x0 estimate at (x, t); in the last frame, if it is clean data, x itself.
+        nfe: network evaluations per sample so far. seconds: computing time so far, the consumer's not included.
+        inner: the state is a helper point of the solver (Heun's predictor), not of the trajectory.
+    """
+
+    i: int
+    t: float
+    x: Tensor
+    target: Tensor
+    nfe: int
+    seconds: float
+    inner: bool = False
+
+
+def run(
+    plan: Plan,
+    model: Denoiser | Sequence[Denoiser],
+    noise: Tensor,
+    cond: Any = None,
+    seed: int = 0,
+    index: Sequence[int] | None = None,
+) -> Iterator[Frame]:
+    """Run a plan, yielding a frame before every update and one at the end; `break` stops it.
+
+    Args:
+        plan: from `workbench.plan`. model: a denoiser with a `.path`, or one for each model of a hybrid plan.
+        noise: standard normal (n, ...); the run starts at sigma(t_0) noise, in the precision of `noise`.
+        cond: a label, a tensor of n labels, or whatever the model understands.
+        seed: of the noise that stochastic stages add; it belongs to (seed, sample index, stage).
+        index: the samples' indices, 0 to n - 1 by default, so that a part of a batch can be run again alone.
+
+    Raises:
+        WorkbenchError: for noise that is not finite or floating, a wrong number of models, or a model on another path.
+        Diverged: if the final state is not finite.
+
+    >>> import workbench as wb
+    >>> model = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.1, 0.1])
+    >>> frames = list(run(wb.plan("euler", "linear", 4), model, torch.randn(5, 2)))
+    >>> len(frames), frames[-1].nfe, frames[-1].x.shape
+    (5, 4, torch.Size([5, 2]))
+    """
+    models = list(model) if isinstance(model, (list, tuple)) else [model]
+    _check(plan, models, noise, index)
+    return _frames(plan, models, noise, cond, seed, index)
+
+
+def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index: Sequence[int] | None) -> Iterator[Frame]:
+    jumps = [bool(getattr(model, "two_times", False)) for model in models]
+    keep, path = plan.history, plan.path
+    with torch.no_grad():
+        x = noise * path.sigma(plan.times[0])
+    base, outputs, nfe, seconds, target = x, [], 0, 0.0, x
+    conversions = [path.conversion("x0", stage.kind, stage.t) if stage.kind != "x0" else None for stage in plan.stages]
+    graph = torch.is_grad_enabled()
+    for i, stage in enumerate(plan.stages):
+        began = time.perf_counter()
+        torch.set_grad_enabled(False)  # never held across a yield
+        try:
+            denoiser = models[stage.model]
+            second = {"s": stage.to if stage.jump is None else stage.jump} if jumps[stage.model] else {}
+            target, count = evaluate(denoiser, x, stage.t, cond, **second)
+            nfe += count
+            if target.shape != x.shape:
+                raise WorkbenchError(f"the model returned shape {tuple(target.shape)} for a state of shape {tuple(x.shape)}: they must be equal.")
+            output = target
+            if convert := conversions[i]:
+                output = torch.add(target * convert[1], x, alpha=convert[0])
+            outputs.insert(0, output)
+            del outputs[keep:]
+        finally:
+            torch.set_grad_enabled(graph)
+        seconds += time.perf_counter() - began
+        yield Frame(i, stage.t, x, target, nfe, seconds, stage.inner)
+        began = time.perf_counter()
+        graph = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+        try:
+            rows = (stage.x, stage.base) if stage.base is not None else (stage.x,)
+            drawn = stage_noise(x, seed, i, index) if any(row.noise for row in rows) else None
+            updated = [combine(row, x, base, outputs, drawn) for row in rows]
+            x, base = updated if len(updated) == 2 else (updated[0], base)
+        finally:
+            torch.set_grad_enabled(graph)
+        seconds += time.perf_counter() - began
+    if not bool(torch.isfinite(x).all()):
+        bad = (~torch.isfinite(x.flatten(1)).all(1)).sum().item()
+        raise Diverged(
+            f"{bad} of {len(x)} samples are not finite after {plan}: check the model's weights, or take more steps or less guidance."
+        )
+    yield Frame(len(plan.stages), plan.times[-1], x, x if path.sigma(plan.times[-1]) == 0 else target, nfe, seconds)
+
+
+def combine(row: Row, x: Tensor, base: Tensor, outputs: list[Tensor], noise: Tensor | None) -> Tensor:
+    """One row: at most one fused multiply-add for every coefficient that is not zero; the result is a new tensor."""
+    terms = [(c, m) for c, m in zip(row.outputs, outputs, strict=False) if c]
+    if row.x:
+        terms.append((row.x, x))
+    if row.base:
+        terms.append((row.base, base))
+    if row.noise:
+        terms.append((row.noise, noise))
+    if not terms:
+        return torch.zeros_like(x)
+    (first, tensor), *rest = terms
+    result = tensor * first
+    for coefficient, tensor in rest:
+        result.add_(tensor, alpha=coefficient)
+    return result
+
+
+def stage_noise(like: Tensor, seed: int, stage: int, index: Sequence[int] | None = None) -> Tensor:
+    """Standard normal noise of the shape of `like`, row j belonging to (seed, index[j], stage) alone.
+
+    Drawn in blocks of 8 sample indices, one CPU generator a block: neither batch size, nor position, nor device matters.
+    """
+    index = range(len(like)) if index is None else index
+    blocks: dict[int, Tensor] = {}
+    for block in {int(j) // NOISE_BLOCK for j in index}:
+        mixed = (int(seed) * 0x9E3779B97F4A7C15 + (stage + 1) * 0xBF58476D1CE4E5B9 + (block + 1) * 0x94D049BB133111EB) % 2**63
+        rng = torch.Generator().manual_seed(mixed ^ (mixed >> 31))
+        blocks[block] = torch.randn(NOISE_BLOCK, *like.shape[1:], generator=rng, dtype=like.dtype)
+    if isinstance(index, range) and index.start == 0:
+        return torch.cat([blocks[block] for block in sorted(blocks)])[: len(index)].to(like.device)
+    return torch.stack([blocks[int(j) // NOISE_BLOCK][int(j) % NOISE_BLOCK] for j in index]).to(like.device)
+
+
+def initial_noise(n: int, shape: Sequence[int], seed: int = 0, dtype: torch.dtype = torch.float32, first: int = 0) -> Tensor:
+    """Standard normal noise (n, *shape) for samples `first` to first + n - 1 of a seed."""
+    return stage_noise(torch.empty(n, *shape, dtype=dtype), seed, -1, range(first, first + n))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A recorded run, helper points left out.
+
+    Attributes:
+        t: times (k,), float64, falling. x: states (k, n, ...). target: x0 estimates (k, n, ...).
+        nfe: evaluations per sample up to each point, tuple of k. seconds: likewise.
+    """
+
+    t: Tensor
+    x: Tensor
+    target: Tensor
+    nfe: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def final(self) -> Tensor:
+        """The samples (n, ...)."""
+        return self.x[-1]
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def sample(self, j: int) -> Trajectory:
+        """The trajectory of sample j alone, with a batch of one."""
+        return Trajectory(self.t, self.x[:, j : j + 1], self.target[:, j : j + 1], self.nfe, self.seconds)
+
+
+def record(frames: Iterable[Frame]) -> Trajectory:
+    """Run to the end and keep everything.
+
+    Raises:
+        WorkbenchError: if there is no frame.
+    """
+    kept: list[Frame] = []
+    nfe, seconds = 0, 0.0
+    for frame in frames:
+        nfe, seconds = frame.nfe, frame.seconds
+        if not frame.inner:
+            kept.append(frame)
+    if not kept:
+        raise WorkbenchError("there are no frames to record: the run had ended already.")
+    times = torch.tensor([frame.t for frame in kept], dtype=torch.float64)
+    states, targets = torch.stack([frame.x for frame in kept]), torch.stack([frame.target for frame in kept])
+    counts = (*(frame.nfe for frame in kept[:-1]), nfe)
+    return Trajectory(times, states, targets, counts, (*(frame.seconds for frame in kept[:-1]), seconds))
+
+
+def same_path(first: Path, second: Path) -> bool:
+    """Whether two paths have the same alpha and sigma (compared at five times)."""
+    probe = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
+    return first is second or all(
+        torch.allclose(f(probe), g(probe), rtol=1e-6) for f, g in ((first.alpha, second.alpha), (first.sigma, second.sigma))
+    )
+
+
+def _check(plan: Plan, models: list, noise: Tensor, index: Sequence[int] | None) -> None:
+    if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.dim() < 1:
+        raise WorkbenchError("noise must be a floating-point tensor (n, ...) of standard normal numbers.")
+    if not bool(torch.isfinite(noise).all()):
+        raise WorkbenchError("noise holds NaN or infinite values: draw it again.")
+    if plan.models > len(models):
+        raise WorkbenchError(f"this plan runs {plan.models} models, but {len(models)} was given: pass a list of {plan.models}.")
+    if index is not None and len(index) != len(noise):
+        raise WorkbenchError(f"index has {len(index)} entries for {len(noise)} samples: give one index a sample.")
+    for model in models:
+        path = getattr(model, "path", None)
+        if path is None:
+            raise WorkbenchError("the model has no .path: set it to one of linear, cosine, vp, edm, trig, or wrap the network in Network.")
+        if not same_path(model_path := path if isinstance(path, Path) else plan.path, plan.path):
+            raise WorkbenchError(f"the plan is on path {plan.path.name!r}, but the model is on {model_path.name!r}: make the plan on the model's path.")

@@ -1,0 +1,121 @@
+"""Models by name: analytic teachers, the bundled networks, and what the user has trained.
+
+A name is `space/model` (fashion/teacher, digits/dmd2) or that of an analytic teacher (eight_gaussians). The user's own
+folder, WORKBENCH_HOME or ~/.local/share/workbench, comes before what is bundled.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import MissingSource, WorkbenchError, unknown
+from workbench.teachers.mixture import ANALYTIC, Mixture
+
+BUNDLED = Path(__file__).parent / "bundled"
+SPACES = {"2-D": tuple(name for name in ANALYTIC if name != "mixture64"), "64-D": ("mixture64",)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalog.
+
+    Attributes:
+        name: what `load` takes. role: "teacher" or "student". space: models of one space compare with one another.
+        source: "analytic", "bundled" or "user". summary: one sentence. folder: where it lies, or None.
+        card: the card of a trained model, {} for an analytic one.
+    """
+
+    name: str
+    role: str
+    space: str
+    source: str
+    summary: str
+    folder: Path | None = None
+    card: dict[str, Any] | None = None
+
+
+def home() -> Path:
+    """The user's folder: WORKBENCH_HOME, or workbench below XDG_DATA_HOME (~/.local/share)."""
+    given = os.environ.get("WORKBENCH_HOME")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "workbench"
+
+
+def catalog() -> list[Entry]:
+    """Everything that `load` knows by name, teachers first within a space.
+
+    Folders that are damaged are left out; `load` says what is wrong with them.
+
+    >>> "eight_gaussians" in [entry.name for entry in catalog()]
+    True
+    """
+    entries = {name: _analytic_entry(name) for name in ANALYTIC}
+    for source, root in (("bundled", BUNDLED), ("user", home() / "zoo")):
+        for card_file in sorted(root.glob("*/*/card.json")) if root.is_dir() else []:
+            entry = _entry(card_file, source)
+            if entry is not None:
+                entries[entry.name] = entry
+    return sorted(entries.values(), key=lambda entry: (entry.space, entry.role == "student", entry.name))
+
+
+def load(name: str | os.PathLike, device: str = "cpu") -> Any:
+    """Load a teacher or student by name or from a folder that `save` wrote.
+
+    Raises:
+        UnknownName: for a name that the catalog does not have, with the nearest one.
+        WorkbenchError: for a damaged folder; the message says what is wrong.
+
+    >>> load("moons").shape
+    (2,)
+    """
+    text = os.fspath(name)
+    if text in ANALYTIC:
+        return ANALYTIC[text]()
+    from workbench import student
+
+    parts = text.split("/")
+    if len(parts) == 2 and all(part and part not in (".", "..") and "\\" not in part for part in parts):
+        for root in (home() / "zoo", BUNDLED):
+            if (root / text / "card.json").exists():
+                return student.load(root / text, device)
+    folder = Path(text).expanduser()
+    try:
+        if folder.is_dir():
+            return student.load(folder, device)
+    except OSError as error:
+        raise WorkbenchError(f"{text[:80]!r} is not a name or a folder that can be opened.") from error
+    if folder.is_absolute() or text.startswith((".", "~")):
+        raise MissingSource(f"there is no model folder {text!r}: give an existing folder, or a name from workbench.catalog().")
+    raise unknown("model", text, [entry.name for entry in catalog()])
+
+
+def summary(entry: Entry) -> str:
+    """Name and what it is, on one line."""
+    return f"{entry.name} ({entry.role}, {entry.source}): {entry.summary}"
+
+
+def _analytic_entry(name: str) -> Entry:
+    model: Mixture = ANALYTIC[name]()
+    space = next(space for space, names in SPACES.items() if name in names)
+    space = name if space == "2-D" else space
+    text = f"exact mixture of {len(model.means)} Gaussians in {model.shape[0]} dimensions, {model.classes} classes"
+    return Entry(name, "teacher", space, "analytic", text, card={})
+
+
+def _entry(card_file: Path, source: str) -> Entry | None:
+    from workbench.distill.checkpoint import read_json
+
+    try:
+        card = read_json(card_file)
+        name = f"{card_file.parent.parent.name}/{card_file.parent.name}"
+        plan = card["sampling"]
+        made = f"{card['recipe']} student of {card['teacher']}" if card["role"] == "student" else f"teacher trained on {card['data']}"
+        text = f"{made}, {card['parameters'] / 1e6:.2f} M parameters, {plan['sampler']} at {plan['steps']} step{'s' * (plan['steps'] > 1)}"
+        space = card["teacher"].split("/")[0] if card["role"] == "student" else name.split("/")[0]
+        return Entry(name, card["role"], space, source, text, card_file.parent, card)
+    except (WorkbenchError, KeyError, TypeError, AttributeError):
+        return None
