@@ -63,7 +63,7 @@ $(PY):
 	if [ -z "$$python" ]; then \
 	  echo "The workbench needs Python 3.11 or newer with its venv module, and found none: install it (Debian and Ubuntu:" \
 	    "apt-get install python3 python3-venv), or name one with 'make PYTHON=/path/to/python3.12'." >&2; exit 1; fi; \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "PYTHON=$$python is not Python 3.11 or newer: leave PYTHON out, or name another." >&2; exit 1; }; \
 	echo "Creating $(VENV) with $$("$$python" --version) ..."; \
 	"$$python" -m venv $(VENV)

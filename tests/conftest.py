@@ -46,7 +46,7 @@ def fashion_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The path of a Chromium for Playwright's `executable_path`, or a skip; a failure where WORKBENCH_REQUIRE_BROWSER is set."""
+    """The path of a Chromium for Playwright's `executable_path`, or a skip; a failure if WORKBENCH_REQUIRE_BROWSER is set."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         reason = "no Chromium on this machine (apt-get install chromium): what a person sees in the browser is not tested"

@@ -95,7 +95,9 @@ def columns_of(models: Any) -> tuple[Column, ...]:
     if isinstance(models, Mapping):
         pairs = list(models.items())
     else:
-        pairs = [(None, model) for model in (models if isinstance(models, Sequence) and not isinstance(models, str) else [models])]
+        pairs = [
+            (None, model) for model in (models if isinstance(models, Sequence) and not isinstance(models, str) else [models])
+        ]
     made: list[Column] = []
     for label, model in pairs:
         column = model if isinstance(model, Column) else Column(model)
@@ -111,7 +113,9 @@ def columns_of(models: Any) -> tuple[Column, ...]:
         raise WorkbenchError("there is nothing to compare: give at least one model.")
     shapes = {tuple(column.model.shape) for column in made}
     if len(shapes) > 1:
-        raise WorkbenchError(f"these models draw samples of different shapes ({', '.join(map(str, sorted(shapes)))}): compare within one space.")
+        raise WorkbenchError(
+            f"these models draw samples of different shapes ({', '.join(map(str, sorted(shapes)))}): compare within one space."
+        )
     return tuple(made)
 
 

@@ -127,12 +127,16 @@ def get(schedule: str | Callable | Sequence[float] | Tensor, path: str | Path, s
         check_options("a list of times", given, [])
         times = torch.as_tensor(schedule, dtype=torch.float64).flatten()
         if steps is not None and len(times) != steps + 1:
-            raise WorkbenchError(f"a list of {len(times)} times is {len(times) - 1} steps, not {steps}: leave steps out, or give {steps + 1} times.")
+            raise WorkbenchError(
+                f"a list of {len(times)} times is {len(times) - 1} steps, not {steps}: leave steps out, or give {steps + 1} times."
+            )
     times = torch.as_tensor(times, dtype=torch.float64)
     if len(times) < 2 or not bool(torch.isfinite(times).all()) or float(times.max()) > 1 or float(times.min()) < 0:
         raise WorkbenchError(f"times {times.tolist()[:6]} must be at least two numbers between 0 (data) and 1 (noise).")
     if not bool((times.diff() < 0).all()):
-        raise WorkbenchError(f"{len(times) - 1} steps on this schedule do not fall strictly from noise to data: take fewer steps.")
+        raise WorkbenchError(
+            f"{len(times) - 1} steps on this schedule do not fall strictly from noise to data: take fewer steps."
+        )
     return times
 
 

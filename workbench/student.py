@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from workbench.denoiser import Network
-from workbench.distill.checkpoint import read_json, write_atomically, write_json
 from workbench.errors import MissingSource, WorkbenchError, unknown
+from workbench.files import read_json, write_atomically, write_json
 from workbench.samplers.plan import Plan
 from workbench.samplers.sample import Sampling
 
@@ -39,7 +39,9 @@ class Trained(Network):
     """
 
     def __init__(self, net: nn.Module, card: dict[str, Any]):
-        super().__init__(net.eval(), card["path"], card["kind"], tuple(card["shape"]), card["classes"], card.get("two_times", False))
+        super().__init__(
+            net.eval(), card["path"], card["kind"], tuple(card["shape"]), card["classes"], card.get("two_times", False)
+        )
         self.card, self.name, self.role = card, card["name"], card["role"]
         self.sampling = Sampling(**card["sampling"])
         self.class_names = tuple(card.get("class_names", ()))
@@ -53,7 +55,9 @@ class Trained(Network):
         return f"{self.role} {self.name}: {self.card['network']}, {millions:.2f} M parameters, {self.plan()}"
 
 
-def make_card(net: nn.Module, *, name: str, role: str, shape: tuple[int, ...], sampling: Sampling, **more: Any) -> dict[str, Any]:
+def make_card(
+    net: nn.Module, *, name: str, role: str, shape: tuple[int, ...], sampling: Sampling, **more: Any
+) -> dict[str, Any]:
     """Fill a card from a network of ours (its config knows path, kind and classes)."""
     config = net.config
     return {
@@ -116,14 +120,20 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise MissingSource(f"there is no model folder {str(folder)!r}: give a name from workbench.catalog() or an existing folder.")
+        raise MissingSource(
+            f"there is no model folder {str(folder)!r}: give a name from workbench.catalog() or an existing folder."
+        )
     if not (folder / CARD).exists():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
-            raise WorkbenchError(f"{folder} holds {pickles[0]}, a pickle, which could run code: convert it to safetensors first.")
+            raise WorkbenchError(
+                f"{folder} holds {pickles[0]}, a pickle, which could run code: convert it to safetensors first."
+            )
         raise WorkbenchError(f"{folder} has no {CARD}, so it is not a finished model: point to the folder that holds it.")
     card = read_json(folder / CARD)
-    missing = [key for key in ("name", "role", "network", "path", "kind", "shape", "classes", "sampling", "sha256") if key not in card]
+    missing = [
+        key for key in ("name", "role", "network", "path", "kind", "shape", "classes", "sampling", "sha256") if key not in card
+    ]
     if missing:
         raise WorkbenchError(f"{folder / CARD} lacks {', '.join(missing)}: restore it from where it came.")
     if not (folder / WEIGHTS).exists():
@@ -131,7 +141,9 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
         held = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
         raise WorkbenchError(f"{folder} has no {WEIGHTS}{held}: restore it from where it came.")
     if digest(folder / WEIGHTS) != card["sha256"]:
-        raise WorkbenchError(f"{folder / WEIGHTS} does not match the SHA-256 on its card: it was truncated or changed; fetch it again.")
+        raise WorkbenchError(
+            f"{folder / WEIGHTS} does not match the SHA-256 on its card: it was truncated or changed; fetch it again."
+        )
     if card["network"] not in NETWORKS:
         raise unknown("network", card["network"], NETWORKS)
     network = getattr(importlib.import_module(NETWORKS[card["network"]]), card["network"])
@@ -141,7 +153,9 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
         net.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
     except (SafetensorError, RuntimeError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise WorkbenchError(f"the weights in {folder} do not fit its config.json ({reason}): fetch the folder again.") from error
+        raise WorkbenchError(
+            f"the weights in {folder} do not fit its config.json ({reason}): fetch the folder again."
+        ) from error
     if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
         raise WorkbenchError(f"{folder / WEIGHTS} holds NaN or infinite weights: train it again.")
     try:

@@ -13,7 +13,9 @@ from workbench.errors import WorkbenchError
 Drawn = tuple[Tensor | None, Tensor | None]
 
 
-def sampler(data: ImageSet | Tensor | tuple[Tensor, Tensor] | None, size: int, device: str | torch.device) -> Callable[[torch.Generator], Drawn]:
+def sampler(
+    data: ImageSet | Tensor | tuple[Tensor, Tensor] | None, size: int, device: str | torch.device
+) -> Callable[[torch.Generator], Drawn]:
     """Return a function rng -> (x0, labels) that draws `size` items with replacement.
 
     `data` is an `ImageSet`, a tensor (n, ...), a pair (tensor, labels), or None for recipes that need none.
@@ -30,7 +32,9 @@ def sampler(data: ImageSet | Tensor | tuple[Tensor, Tensor] | None, size: int, d
     elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
         x, y = data
     else:
-        raise WorkbenchError(f"data is a {type(data).__name__}: give an ImageSet, a tensor (n, ...), or a pair (tensor, labels).")
+        raise WorkbenchError(
+            f"data is a {type(data).__name__}: give an ImageSet, a tensor (n, ...), or a pair (tensor, labels)."
+        )
     if len(x) == 0 or not bool(torch.isfinite(x).all()):
         raise WorkbenchError("data is empty or holds NaN or infinite values: clean it first.")
     if y is not None and len(y) != len(x):

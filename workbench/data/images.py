@@ -92,11 +92,15 @@ def hub(name: str, split: str = "train", size: int = 32, grey: bool = False, lim
     import datasets
 
     try:
-        local = Path(name).is_dir() and (Path(name) / "dataset_info.json").exists() or (Path(name) / "dataset_dict.json").exists()
+        local = (Path(name).is_dir() and (Path(name) / "dataset_info.json").exists()) or (
+            Path(name) / "dataset_dict.json"
+        ).exists()
         table = datasets.load_from_disk(name) if local else datasets.load_dataset(name, split=split)
     except Exception as error:  # datasets raises many types, all of which mean: not available
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MissingSource(f"data set {name!r} could not be opened ({reason}): check the name, or the connection to the Hub.") from error
+        raise MissingSource(
+            f"data set {name!r} could not be opened ({reason}): check the name, or the connection to the Hub."
+        ) from error
     if isinstance(table, datasets.DatasetDict):
         if split not in table:
             raise unknown("split", split, table)

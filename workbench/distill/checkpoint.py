@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
+from workbench.files import read_json, write_atomically, write_json
 
 CHECKPOINT, CONFIG, HISTORY = "checkpoint.safetensors", "config.json", "metrics.jsonl"
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a neighbouring temporary file, then put it in place of `path` in one step.
-
-    Raises:
-        WorkbenchError: if writing fails (a full disk, say); the old file is then untouched.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WorkbenchError(
-            f"could not write {path} ({reason}; {free:.0f} MiB free): the previous version is intact, free some space and run again."
-        ) from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, keys in the given order."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON, or say in one sentence that the file is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkbenchError(f"{path} is missing or not valid JSON ({error}): restore it, or start a new folder.") from error
 
 
 class RunFolder:
@@ -86,9 +49,7 @@ class RunFolder:
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write tensors and a JSON state as the run's only checkpoint, atomically."""
         tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        write_atomically(
-            self.folder / CHECKPOINT, lambda path: save_file(tensors, path, metadata={"state": json.dumps(state)})
-        )
+        write_atomically(self.folder / CHECKPOINT, lambda path: save_file(tensors, path, metadata={"state": json.dumps(state)}))
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return (tensors, state) of the last checkpoint, or None if there is none."""
@@ -97,7 +58,7 @@ class RunFolder:
             return None
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file}
                 return tensors, json.loads(file.metadata()["state"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise WorkbenchError(f"{path} is damaged ({error}): delete it to start this run again.") from error
@@ -108,7 +69,9 @@ class RunFolder:
             with open(self.folder / HISTORY, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise WorkbenchError(f"could not write {self.folder / HISTORY} ({error}): free some space and run again.") from error
+            raise WorkbenchError(
+                f"could not write {self.folder / HISTORY} ({error}): free some space and run again."
+            ) from error
 
     def rewind(self, step: int) -> None:
         """Drop history after `step`, which a resumed run is about to write again."""

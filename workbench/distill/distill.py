@@ -22,7 +22,8 @@ from workbench.distill import recipes
 from workbench.distill.loop import Batch, Progress, train
 from workbench.distill.objectives.distributional import BackSimulation
 from workbench.errors import MissingSource, WorkbenchError, check_count
-from workbench.samplers.run import record, run as run_plan
+from workbench.samplers.run import record
+from workbench.samplers.run import run as run_plan
 from workbench.samplers.sample import Sampling, default_sampling, noise_for, prepare, sample
 from workbench.student import make_card, save
 
@@ -74,7 +75,9 @@ def distill(
     if steps is None and seconds is None:
         steps = chosen.steps
     if getattr(teacher, "path", None) is None or getattr(teacher, "shape", None) is None:
-        raise WorkbenchError("a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network.")
+        raise WorkbenchError(
+            "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
+        )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
         data = _default_data(teacher, seed)

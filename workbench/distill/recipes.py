@@ -9,7 +9,15 @@ from workbench.distill.loop import Optim
 from workbench.distill.objectives.distributional import Distributional
 from workbench.distill.objectives.pairs import Pairs
 from workbench.distill.objectives.parts import L2, PseudoHuber
-from workbench.distill.objectives.pointwise import DiscreteConsistency, FromData, FromPairs, Grid, Pointwise, StoredEndpoint, Straighten
+from workbench.distill.objectives.pointwise import (
+    DiscreteConsistency,
+    FromData,
+    FromPairs,
+    Grid,
+    Pointwise,
+    StoredEndpoint,
+    Straighten,
+)
 from workbench.errors import unknown
 from workbench.samplers.sample import Sampling
 
@@ -66,7 +74,9 @@ class Recipe:
 
 def _names(part: Any) -> list[str]:
     own = [item.name for item in fields(part)]
-    return own + [name for item in own if is_dataclass(getattr(part, item)) for name in _names(getattr(part, item)) if name not in own]
+    return own + [
+        name for item in own if is_dataclass(getattr(part, item)) for name in _names(getattr(part, item)) if name not in own
+    ]
 
 
 def _replace(part: Any, name: str, value: Any) -> Any:

@@ -23,6 +23,8 @@ def new_network(shape: tuple[int, ...], classes: int, kind: str, path: str, seed
         if len(shape) == 3 and shape[1] == shape[2] and shape[1] % 2 == 0:
             from workbench.networks.dit import DiT
 
-            size = {"patch": 2, "width": 96, "depth": 4} if shape[1] <= 16 else {"patch": 4, "width": 128, "depth": 6}
+            size = {"patch": 2, "width": 64, "depth": 4} if shape[1] <= 16 else {"patch": 4, "width": 128, "depth": 6}
             return DiT(image_size=shape[1], channels=shape[0], heads=4, classes=classes, kind=kind, path=path, **size)
-    raise WorkbenchError(f"no network of ours fits samples of shape {shape}: points (d,) or square images (c, h, h) of even size.")
+    raise WorkbenchError(
+        f"no network of ours fits samples of shape {shape}: points (d,) or square images (c, h, h) of even size."
+    )

@@ -42,7 +42,7 @@ def labels(cond: Tensor | int | None, n: int, classes: int, device: torch.device
         cond = cond.expand(n)
     if cond.shape != (n,):
         raise WorkbenchError(f"cond has shape {tuple(cond.shape)}, but {n} samples need one label or ({n},) labels.")
-    if cond.device.type == "cpu" and n and not (-1 <= int(cond.min()) and int(cond.max()) < classes):
+    if cond.device.type == "cpu" and n and not (int(cond.min()) >= -1 and int(cond.max()) < classes):
         raise WorkbenchError(
             f"class {int(cond.max() if cond.max() >= classes else cond.min())} does not exist: "
             f"this network knows 0 to {classes - 1}, and -1 for no class."

@@ -35,7 +35,9 @@ class MLP(ModelMixin, ConfigMixin):
         self.time = TimeEmbedding(width)
         self.class_embedding = nn.Embedding(classes + 1, width)
         self.second_time = TimeEmbedding(width) if two_times else None
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(depth)
+        )
         self.modulation = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.head = nn.Linear(width, dim)

@@ -64,4 +64,17 @@ def plan(
     return Plan(sampler, path, tuple(grid), tuple(stages), name, options).check()
 
 
-__all__ = ["SAMPLERS", "Frame", "Plan", "Row", "Stage", "Trajectory", "hybrid", "plan", "record", "run", "sampler_options", "stage_noise"]
+__all__ = [
+    "SAMPLERS",
+    "Frame",
+    "Plan",
+    "Row",
+    "Stage",
+    "Trajectory",
+    "hybrid",
+    "plan",
+    "record",
+    "run",
+    "sampler_options",
+    "stage_noise",
+]

@@ -108,7 +108,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values that `Plan.from_json` reads back, with every coefficient."""
         if self.path.name not in paths.NAMES:
-            raise WorkbenchError(f"a plan on the path {self.path.name!r} cannot be stored: store the scheduler it was read from.")
+            raise WorkbenchError(
+                f"a plan on the path {self.path.name!r} cannot be stored: store the scheduler it was read from."
+            )
         return {
             "sampler": self.sampler,
             "path": self.path.name,
@@ -126,7 +128,9 @@ class Plan:
             WorkbenchError: if a field is missing or of the wrong type.
         """
         try:
-            stages = tuple(Stage(**{**stage, "x": _row(stage["x"]), "base": _row(stage["base"])}) for stage in content["stages"])
+            stages = tuple(
+                Stage(**{**stage, "x": _row(stage["x"]), "base": _row(stage["base"])}) for stage in content["stages"]
+            )
             times = tuple(float(t) for t in content["times"])
             made = cls(content["sampler"], paths.get(content["path"]), times, stages, content["schedule"], content["options"])
         except (KeyError, TypeError, ValueError) as error:
@@ -151,7 +155,9 @@ def hybrid(plan: Plan, first: int) -> Plan:
         WorkbenchError: unless 0 < first < number of stages.
     """
     if not 0 < first < len(plan.stages):
-        raise WorkbenchError(f"a hybrid of {len(plan.stages)} stages can change models after 1 to {len(plan.stages) - 1}, not {first}.")
+        raise WorkbenchError(
+            f"a hybrid of {len(plan.stages)} stages can change models after 1 to {len(plan.stages) - 1}, not {first}."
+        )
     stages = tuple(replace(stage, model=int(index >= first)) for index, stage in enumerate(plan.stages))
     return replace(plan, stages=stages, options={**plan.options, "switch": first})
 

@@ -86,7 +86,9 @@ def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index
             target, count = evaluate(denoiser, x, stage.t, cond, **second)
             nfe += count
             if target.shape != x.shape:
-                raise WorkbenchError(f"the model returned shape {tuple(target.shape)} for a state of shape {tuple(x.shape)}: they must be equal.")
+                raise WorkbenchError(
+                    f"the model returned shape {tuple(target.shape)} for a state of shape {tuple(x.shape)}: they must be equal."
+                )
             output = target
             if convert := conversions[i]:
                 output = torch.add(target * convert[1], x, alpha=convert[0])
@@ -222,6 +224,10 @@ def _check(plan: Plan, models: list, noise: Tensor, index: Sequence[int] | None)
     for model in models:
         path = getattr(model, "path", None)
         if path is None:
-            raise WorkbenchError("the model has no .path: set it to one of linear, cosine, vp, edm, trig, or wrap the network in Network.")
+            raise WorkbenchError(
+                "the model has no .path: set it to one of linear, cosine, vp, edm, trig, or wrap the network in Network."
+            )
         if not same_path(model_path := path if isinstance(path, Path) else plan.path, plan.path):
-            raise WorkbenchError(f"the plan is on path {plan.path.name!r}, but the model is on {model_path.name!r}: make the plan on the model's path.")
+            raise WorkbenchError(
+                f"the plan is on path {plan.path.name!r}, but the model is on {model_path.name!r}: make the plan on the model's path."
+            )

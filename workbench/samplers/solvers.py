@@ -6,6 +6,7 @@ Notation: a step goes from s to t < s; h = log_snr(t) - log_snr(s); rho = sigma 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from workbench.errors import WorkbenchError, unknown
@@ -28,7 +29,7 @@ def jump_with_noise(path: Path, s: float, t: float, noise: float) -> Row:
 
 def pairs(times: list[float]) -> list[tuple[float, float]]:
     """(s, t) of every step."""
-    return list(zip(times[:-1], times[1:], strict=True))
+    return list(itertools.pairwise(times))
 
 
 def ddim(path: Path, times: list[float], eta: float = 0.0) -> list[Stage]:

@@ -28,7 +28,9 @@ class Empirical:
 
     def __init__(self, data: Tensor, labels: Tensor | None = None, path: str | Path = "linear", name: str = "empirical"):
         if data.dim() < 2 or not len(data) or not bool(torch.isfinite(data).all()):
-            raise WorkbenchError(f"data has shape {tuple(data.shape)}: it must be a finite tensor (m, ...) of at least one item.")
+            raise WorkbenchError(
+                f"data has shape {tuple(data.shape)}: it must be a finite tensor (m, ...) of at least one item."
+            )
         if labels is not None and labels.shape != (len(data),):
             raise WorkbenchError(f"{len(data)} items need as many labels, not {tuple(labels.shape)}.")
         self.data, self.labels, self.path, self.name = data, labels, paths.get(path), name

@@ -50,7 +50,9 @@ class Mixture:
         scales = scales.expand(k) if scales.dim() == 0 else scales
         self.isotropic = scales.dim() == 1
         if scales.shape not in ((k,), (k, d, d)):
-            raise WorkbenchError(f"scales have shape {tuple(scales.shape)}, but {k} modes in {d} dimensions need ({k},) or ({k}, {d}, {d}).")
+            raise WorkbenchError(
+                f"scales have shape {tuple(scales.shape)}, but {k} modes in {d} dimensions need ({k},) or ({k}, {d}, {d})."
+            )
         if self.isotropic:
             self.spectrum, self.axes = scales.square()[:, None].expand(k, d), None
         else:
@@ -130,7 +132,9 @@ class Mixture:
                 raise WorkbenchError("this mixture has no classes: leave cond out, or give labels= when making it.")
             return log_w
         if int(cond.max()) >= self.classes or int(cond.min()) < -1:
-            raise WorkbenchError(f"class {cond.tolist()[:4]} does not exist: this mixture knows 0 to {self.classes - 1}, and -1 for no class.")
+            raise WorkbenchError(
+                f"class {cond.tolist()[:4]} does not exist: this mixture knows 0 to {self.classes - 1}, and -1 for no class."
+            )
         allowed = (cond[:, None] < 0) | (self.labels == cond[:, None])
         masked = log_w.masked_fill(~allowed, -math.inf)
         return masked - torch.logsumexp(masked, 1, keepdim=True)

@@ -107,13 +107,17 @@ def _analytic_entry(name: str) -> Entry:
 
 
 def _entry(card_file: Path, source: str) -> Entry | None:
-    from workbench.distill.checkpoint import read_json
+    from workbench.files import read_json
 
     try:
         card = read_json(card_file)
         name = f"{card_file.parent.parent.name}/{card_file.parent.name}"
         plan = card["sampling"]
-        made = f"{card['recipe']} student of {card['teacher']}" if card["role"] == "student" else f"teacher trained on {card['data']}"
+        made = (
+            f"{card['recipe']} student of {card['teacher']}"
+            if card["role"] == "student"
+            else f"teacher trained on {card['data']}"
+        )
         text = f"{made}, {card['parameters'] / 1e6:.2f} M parameters, {plan['sampler']} at {plan['steps']} step{'s' * (plan['steps'] > 1)}"
         space = card["teacher"].split("/")[0] if card["role"] == "student" else name.split("/")[0]
         return Entry(name, card["role"], space, source, text, card_file.parent, card)

@@ -29,7 +29,7 @@ class TeacherBuild:
     net: dict[str, Any]
     batch: int
     steps: int
-    sampling: Sampling = field(default_factory=lambda: Sampling("dpmpp_2m", 25, guidance=2.0))
+    sampling: Sampling = field(default_factory=lambda: Sampling("dpmpp_2m", 25, guidance=3.0))
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.01, warmup=300, decay=0.9))
     ema: float = 0.9995
 
@@ -44,15 +44,15 @@ class StudentBuild:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-DIGITS_NET = {"image_size": 8, "patch": 2, "width": 96, "depth": 4, "heads": 4}
+DIGITS_NET = {"image_size": 8, "patch": 2, "width": 64, "depth": 4, "heads": 4}
 
 BUILDS: dict[str, TeacherBuild | StudentBuild] = {
-    "digits/teacher": TeacherBuild("digits", DIGITS_NET, batch=128, steps=5000),
+    "digits/teacher": TeacherBuild("digits", DIGITS_NET, batch=64, steps=8000),
     "fashion/teacher": TeacherBuild("fashion", {}, batch=96, steps=6250),
-    "digits/reflow": StudentBuild("digits/teacher", "reflow", 3000, {"batch": 128}),
-    "digits/consistency": StudentBuild("digits/teacher", "consistency", 3000, {"batch": 128}),
-    "digits/dmd2": StudentBuild("digits/teacher", "dmd2", 3000, {"batch": 128, "turns": 3}),
-    "digits/dmd2-4step": StudentBuild("digits/teacher", "dmd2", 3000, {"batch": 128, "turns": 3, "inputs": 4}),
+    "digits/reflow": StudentBuild("digits/teacher", "reflow", 3000),
+    "digits/consistency": StudentBuild("digits/teacher", "consistency", 3000),
+    "digits/dmd2": StudentBuild("digits/teacher", "dmd2", 2400, {"turns": 3, "lr": 1.5e-4, "ema": 0.99}),
+    "digits/dmd2-4step": StudentBuild("digits/teacher", "dmd2", 2400, {"turns": 3, "inputs": 4, "lr": 1.5e-4, "ema": 0.99}),
     "fashion/reflow": StudentBuild("fashion/teacher", "reflow", 1500, {"count": 4096}),
     "fashion/consistency": StudentBuild("fashion/teacher", "consistency", 1000),
     "fashion/dmd2": StudentBuild("fashion/teacher", "dmd2", 3300, {"turns": 3, "lr": 1.5e-4, "ema": 0.99}),
@@ -76,7 +76,9 @@ def build(name: str, run: str | os.PathLike | None = None, into: str | os.PathLi
     run = Path(run) if run else home() / "runs" / name.replace("/", "-")
     target = Path(into) if into else home() / "zoo" / name
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    steps = _teacher(name, made, run, device, seed) if isinstance(made, TeacherBuild) else _student(name, made, run, device, seed)
+    steps = (
+        _teacher(name, made, run, device, seed) if isinstance(made, TeacherBuild) else _student(name, made, run, device, seed)
+    )
     for progress in steps:
         if progress.student is not None:
             progress.student = finish(progress.student, target)
@@ -117,7 +119,9 @@ def _teacher(name: str, made: TeacherBuild, run: Path, device: str, seed: int) -
 
 def _student(name: str, made: StudentBuild, run: Path, device: str, seed: int) -> Iterator[Progress]:
     teacher = load(made.teacher)
-    for progress in distill(teacher, made.recipe, run=run, steps=made.steps, seed=seed, device=device, name=name, **made.options):
+    for progress in distill(
+        teacher, made.recipe, run=run, steps=made.steps, seed=seed, device=device, name=name, **made.options
+    ):
         if progress.student is not None:
             progress.student.card["trained"]["command"] = f"workbench zoo build {name}"
         yield progress

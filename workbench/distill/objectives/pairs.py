@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workbench.denoiser import Denoiser
-from workbench.distill.checkpoint import write_atomically
 from workbench.distill.loop import Batch, step_rng
+from workbench.files import write_atomically
 from workbench.samplers.run import initial_noise, run
 from workbench.samplers.sample import Sampling
 

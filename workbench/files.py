@@ -1,0 +1,50 @@
+"""Files that are either whole or not there: atomic writing, and reading that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from workbench.errors import WorkbenchError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a neighbouring temporary file, then put it in place of `path` in one step.
+
+    Raises:
+        WorkbenchError: if writing fails (a full disk, say); the old file is then untouched.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WorkbenchError(
+            f"could not write {path} ({reason}; {free:.0f} MiB free): the previous version is intact, free some space and run again."
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, keys in the given order."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, or say in one sentence that the file is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{path} is missing or not valid JSON ({error}): restore it, or start a new folder.") from error
