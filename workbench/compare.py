@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench import metrics, zoo
+from workbench.callable_module import make_callable
 from workbench.denoiser import Denoiser
 from workbench.errors import WorkbenchError, check_count
 from workbench.samplers.plan import Plan
@@ -265,3 +266,6 @@ def _space(model: Denoiser) -> str | None:
 
 def _cond(model: Denoiser, cond: Any, n: int) -> Tensor | None:
     return labels(model, cond, n) if cond is not None else None
+
+
+make_callable(__name__, compare)

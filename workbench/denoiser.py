@@ -30,15 +30,17 @@ def tally(rows: int) -> None:
 
 def evaluate(model: Denoiser, x: Tensor, t: float, cond: Any = None, **second_time: float) -> tuple[Tensor, int]:
     """Return (x0 estimate, network evaluations per sample) of one call."""
-    box = [0]
+    counting, box = _rows.get(), [0]
     token = _rows.set(box)
     try:
         target = model(x, t, cond, **second_time)
     finally:
         _rows.reset(token)
-    rows = box[0] or len(x)
-    tally(rows)
-    return target, rows // len(x) if len(x) else 1
+    size = x.shape[0]
+    rows = box[0] or size
+    if counting is not None:
+        counting[0] += rows
+    return target, rows // size if size else 1
 
 
 class Network:
@@ -80,15 +82,19 @@ class Network:
             r = paths.per_sample((self.path.alpha(times) ** 2 + self.path.sigma(times) ** 2).sqrt(), x)
             inputs = x / r
         inputs = inputs.to(self.dtype) if self.dtype is not None else inputs
-        time = t.to(inputs) if isinstance(t, Tensor) else inputs.new_full((len(x),), t)
+        time = _times(t, inputs)
         if self.two_times:
-            second = time if s is None else s.to(inputs) if isinstance(s, Tensor) else inputs.new_full((len(x),), s)
+            second = time if s is None else _times(s, inputs)
             prediction = self.net(inputs, time, cond, second)
         else:
             prediction = self.net(inputs, time, cond)
         tally(len(x))
         prediction = prediction.to(x.dtype)
         return self.path.convert(prediction if r is None else r * prediction, x, t, self.kind, "x0")
+
+
+def _times(t: float | Tensor, like: Tensor) -> Tensor:
+    return t.to(like).expand(len(like)) if isinstance(t, Tensor) else like.new_full((len(like),), t)
 
 
 class Wrapper:

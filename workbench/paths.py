@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -297,7 +297,8 @@ def from_scheduler(scheduler: Any) -> Path:
     if table is not None:
         return from_table(table, name=f"table of {kind}")
     if "EDM" in kind:
-        return edm
+        top = float(scheduler.config.sigma_max)
+        return edm if top == 80 else replace(_edm(top), name=f"edm to {top:g}")
     raise WorkbenchError(
         f"{kind} has neither alphas_cumprod nor flow-matching sigmas: pass a path by name ({', '.join(NAMES)}) instead."
     )

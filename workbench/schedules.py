@@ -37,8 +37,8 @@ def trailing(path: Path, steps: int, t_start: float = 1.0, t_end: float = 0.0, t
     On a continuous path, without `timesteps`, the same as `uniform`.
     """
     count = timesteps or path.timesteps
-    times = uniform(path, steps, t_start, t_end)
-    return (times * count).round() / count if count else times
+    times = uniform(path, steps, t_start * (count or 1), t_end * (count or 1))
+    return times.round() / count if count else times
 
 
 def logsnr(
@@ -58,6 +58,8 @@ def karras(
     power: float = 7.0,
 ) -> Tensor:
     """Equal steps in rho^(1/power), rho = sigma / alpha (EDM, arXiv 2206.00364, eq. 5; its rho is `power` here)."""
+    if not 0 < power < math.inf:
+        raise WorkbenchError(f"power is {power}, but must be positive; 1 is uniform in rho, large is uniform in log-SNR.")
     return _in_rho(path, steps, t_start, t_end, rho_min, rho_max, lambda r: r ** (1 / power), lambda q: q**power)
 
 
@@ -73,10 +75,12 @@ def shift(path: Path, steps: int, t_start: float = 1.0, t_end: float = 0.0, shif
 def _in_rho(
     path: Path, steps: int, t_start: float, t_end: float, rho_min: float, rho_max: float, to: Callable, back: Callable
 ) -> Tensor:
+    if not 0 < rho_min < rho_max:
+        raise WorkbenchError(f"rho_min = {rho_min:g} must lie between 0 and rho_max = {rho_max:g}.")
     high = min(path.rho(t_start), rho_max)
     points, low = (steps + 1, path.rho(t_end)) if t_end > 0 else (steps, min(rho_min, high / 2))
     if not 0 < low < high:
-        raise WorkbenchError(f"rho_min = {low:g} must lie between 0 and rho_max = {high:g}.")
+        raise WorkbenchError(f"t_end = {t_end:g} lies above rho_max = {rho_max:g}: raise rho_max, or end closer to the data.")
     ends = to(torch.tensor([high, low], dtype=torch.float64))
     fraction = torch.linspace(0, 1, points, dtype=torch.float64) if points > 1 else torch.zeros(1, dtype=torch.float64)
     times = path.time(-torch.log(back(ends[0] + fraction * (ends[1] - ends[0]))))
@@ -125,12 +129,12 @@ def get(schedule: str | Callable | Sequence[float] | Tensor, path: str | Path, s
         times = (NAMES[schedule] if isinstance(schedule, str) else schedule)(path, steps, **given)
     else:
         check_options("a list of times", given, [])
-        times = torch.as_tensor(schedule, dtype=torch.float64).flatten()
+        times = _as_times(schedule)
         if steps is not None and len(times) != steps + 1:
             raise WorkbenchError(
                 f"a list of {len(times)} times is {len(times) - 1} steps, not {steps}: leave steps out, or give {steps + 1} times."
             )
-    times = torch.as_tensor(times, dtype=torch.float64)
+    times = _as_times(times)
     if len(times) < 2 or not bool(torch.isfinite(times).all()) or float(times.max()) > 1 or float(times.min()) < 0:
         raise WorkbenchError(f"times {times.tolist()[:6]} must be at least two numbers between 0 (data) and 1 (noise).")
     if not bool((times.diff() < 0).all()):
@@ -138,6 +142,13 @@ def get(schedule: str | Callable | Sequence[float] | Tensor, path: str | Path, s
             f"{len(times) - 1} steps on this schedule do not fall strictly from noise to data: take fewer steps."
         )
     return times
+
+
+def _as_times(values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WorkbenchError(f"a schedule is a name, a function, or a list of falling times, not {values!r}.") from error
 
 
 def from_scheduler(scheduler: Any) -> Tensor:
@@ -157,7 +168,7 @@ def from_scheduler(scheduler: Any) -> Tensor:
     path = paths.from_scheduler(scheduler)
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None and len(sigmas) > 1:
-        rho = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+        rho = torch.as_tensor(sigmas, dtype=torch.float64).cpu().unique_consecutive()  # Heun's list holds its stages twice
         if path.name == "linear":
             return rho
         times = path.time(-torch.log(rho))

@@ -1,7 +1,10 @@
-"""How a student is made: recipes over two objectives, one loop."""
+"""How a student is made: recipes over two objectives, one loop. Call it: `workbench.distill(teacher, recipe, ...)`."""
 
+from workbench.callable_module import make_callable
 from workbench.distill.distill import distill
 from workbench.distill.loop import Progress
-from workbench.distill.recipes import Recipe, recipes
+from workbench.distill.recipes import RECIPES, Recipe
 
-__all__ = ["Progress", "Recipe", "distill", "recipes"]
+make_callable(__name__, distill)
+
+__all__ = ["RECIPES", "Progress", "Recipe", "distill"]

@@ -34,7 +34,7 @@ class RunFolder:
         config = json.loads(json.dumps(config))
         if (self.folder / CONFIG).exists():
             found = read_json(self.folder / CONFIG)
-            differing = [key for key in sorted({*found, *config}) if found.get(key) != config.get(key)]
+            differing = [key for key in {**config, **found} if found.get(key) != config.get(key)]
             if differing:
                 key = differing[0]
                 raise WorkbenchError(
@@ -58,7 +58,7 @@ class RunFolder:
             return None
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
                 return tensors, json.loads(file.metadata()["state"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise WorkbenchError(f"{path} is damaged ({error}): delete it to start this run again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ from workbench.distill.objectives.pointwise import (
 from workbench.errors import unknown
 from workbench.samplers.sample import Sampling
 
+FRESH_RATE = 4.0
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -28,7 +31,8 @@ class Recipe:
 
     Attributes:
         name, paper, summary: what it is. objective: `Pointwise` or `Distributional`, configured.
-        sampling: how its student must be run. optim: player -> rates. batch, ema, steps: defaults for a small image set.
+        sampling: how its student must be run. optim: player -> rates, for a student that starts as its teacher.
+        batch: 64 images or 256 points if None. ema: of the evaluated weights. steps: how long by default.
     """
 
     name: str
@@ -37,7 +41,7 @@ class Recipe:
     objective: Pointwise | Distributional
     sampling: Sampling
     optim: dict[str, Optim]
-    batch: int = 64
+    batch: int | None = None
     ema: float = 0.995
     steps: int = 2000
     bibtex: str = field(default="", repr=False)
@@ -65,6 +69,18 @@ class Recipe:
                     raise unknown(f"option of recipe {self.name!r}", name, self.options())
                 recipe = replace(recipe, objective=changed)
         return recipe
+
+    def fitted(self, shape: tuple[int, ...], fresh: bool, given: Collection[str]) -> Recipe:
+        """With the defaults that depend on the problem: batch by the kind of sample, and rates of a student that starts
+        from nothing four times those of one that starts as its teacher; what is in `given` stays as it is."""
+        if len(shape) == 1 and "dropout" not in given:
+            self = replace(self, objective=_replace(self.objective, "dropout", 0.5))
+        recipe = self if self.batch else replace(self, batch=256 if len(shape) == 1 else 64)
+        if not fresh:
+            return recipe
+        names = {"student": "lr", "critic": "critic_lr"}
+        scaled = {k: v if names[k] in given else replace(v, lr=FRESH_RATE * v.lr) for k, v in recipe.optim.items()}
+        return replace(recipe, optim=scaled)
 
     def options(self) -> list[str]:
         """Names of everything that `configured` accepts."""

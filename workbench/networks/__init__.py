@@ -19,7 +19,7 @@ def new_network(shape: tuple[int, ...], classes: int, kind: str, path: str, seed
         if len(shape) == 1:
             from workbench.networks.mlp import MLP
 
-            return MLP(dim=shape[0], width=192 if shape[0] <= 8 else 256, depth=4, classes=classes, kind=kind, path=path)
+            return MLP(dim=shape[0], width=128 if shape[0] <= 8 else 256, depth=3, classes=classes, kind=kind, path=path)
         if len(shape) == 3 and shape[1] == shape[2] and shape[1] % 2 == 0:
             from workbench.networks.dit import DiT
 

@@ -128,14 +128,18 @@ class Plan:
             WorkbenchError: if a field is missing or of the wrong type.
         """
         try:
-            stages = tuple(
-                Stage(**{**stage, "x": _row(stage["x"]), "base": _row(stage["base"])}) for stage in content["stages"]
-            )
+            stages = tuple(_stage(stage) for stage in content["stages"])
             times = tuple(float(t) for t in content["times"])
             made = cls(content["sampler"], paths.get(content["path"]), times, stages, content["schedule"], content["options"])
         except (KeyError, TypeError, ValueError) as error:
             raise WorkbenchError(f"this is not a stored plan ({error}): make it again with workbench.plan.") from error
         return made.check()
+
+
+def _stage(content: dict[str, Any]) -> Stage:
+    rows = {"x": _row(content["x"]), "base": _row(content["base"])}
+    jump = None if content["jump"] is None else float(content["jump"])
+    return Stage(**{**content, **rows, "t": float(content["t"]), "to": float(content["to"]), "jump": jump})
 
 
 def _row(values: Any) -> Row | None:

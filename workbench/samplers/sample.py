@@ -142,7 +142,9 @@ def sample(
     >>> wb.sample(wb.mixture([[0.0, 1.0]], [0.1]), 3, steps=5).shape
     torch.Size([3, 2])
     """
-    n = check_count("n", n, 1, MAX_SAMPLES)
+    n, batch = check_count("n", n, 1, MAX_SAMPLES), check_count("batch", batch, 1)
+    if getattr(model, "path", None) is None:
+        raise WorkbenchError("the model has no .path: set it, or wrap the network in workbench.Network.")
     cond = labels(model, cond, n)
     plan = default_sampling(model).plan(model.path, steps, sampler, schedule, **options)
     denoiser = prepare(model, guidance, thresholding)

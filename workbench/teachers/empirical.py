@@ -36,6 +36,8 @@ class Empirical:
         self.data, self.labels, self.path, self.name = data, labels, paths.get(path), name
         self.shape = tuple(data.shape[1:])
         self.classes = 0 if labels is None else int(labels.max()) + 1
+        if labels is not None and labels.unique().tolist() != list(range(self.classes)):
+            raise WorkbenchError("labels must be 0 to the number of classes - 1, each given to an item.")
 
     def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
         if x.shape[1:] != self.shape:
@@ -45,8 +47,13 @@ class Empirical:
         flat, points = x.flatten(1), self.data.to(x).flatten(1)
         # |x - alpha p|^2 without |x|^2, which softmax removes
         score = (alpha * (flat @ points.T) - 0.5 * alpha**2 * points.square().sum(1)) / sigma.square().clamp_min(1e-12)
-        if cond is not None and self.labels is not None:
+        if cond is not None:
             wanted = torch.as_tensor(cond, device=x.device).expand(len(x))
+            if int(wanted.max()) >= self.classes or int(wanted.min()) < -1:
+                raise WorkbenchError(
+                    f"class {wanted.tolist()[:4]} does not exist: this data has {self.classes} classes, and -1 is no class."
+                )
+        if cond is not None and self.labels is not None:
             allowed = (wanted[:, None] < 0) | (self.labels.to(x.device) == wanted[:, None])
             score = score.masked_fill(~allowed, -torch.inf)
         tally(len(x))

@@ -42,8 +42,7 @@ class Mixture:
         labels: Sequence[int] | None = None,
         name: str = "mixture",
     ):
-        self.means = torch.as_tensor(means, dtype=torch.float64)
-        scales = torch.as_tensor(scales, dtype=torch.float64)
+        self.means, scales = _numbers("means", means), _numbers("scales", scales)
         if self.means.dim() != 2:
             raise WorkbenchError(f"means have shape {tuple(self.means.shape)}, but must be (modes, dimensions).")
         k, d = self.means.shape
@@ -56,10 +55,12 @@ class Mixture:
         if self.isotropic:
             self.spectrum, self.axes = scales.square()[:, None].expand(k, d), None
         else:
-            if not torch.allclose(scales, scales.mT):
-                raise WorkbenchError("the covariances are not symmetric.")
+            if not torch.isfinite(scales).all() or not torch.allclose(scales, scales.mT):
+                raise WorkbenchError("the covariances are not finite and symmetric.")
             self.spectrum, self.axes = torch.linalg.eigh(scales)
-        weights = torch.ones(k, dtype=torch.float64) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+            self.basis = self.axes.permute(1, 0, 2).reshape(d, k * d)  # x @ basis is x in the axes of every mode
+            self.turned = torch.einsum("kij,ki->kj", self.axes, self.means)
+        weights = torch.ones(k, dtype=torch.float64) if weights is None else _numbers("weights", weights)
         finite = all(bool(torch.isfinite(values).all()) for values in (self.means, self.spectrum, weights))
         if not finite or weights.shape != (k,) or bool((weights <= 0).any()) or bool((self.spectrum <= 0).any()):
             raise WorkbenchError(f"a mixture of {k} modes needs {k} positive weights and positive, finite scales.")
@@ -70,6 +71,10 @@ class Mixture:
         if self.labels is not None and self.labels.shape != (k,):
             raise WorkbenchError(f"{len(self.labels)} labels were given for {k} modes: give one a mode.")
         self.classes = 0 if self.labels is None else int(self.labels.max()) + 1
+        if self.labels is not None and sorted(set(self.labels.tolist())) != list(range(self.classes)):
+            raise WorkbenchError(
+                f"labels {self.labels.tolist()[:8]} must be 0 to the number of classes - 1, each given to a mode."
+            )
         self.path, self.shape, self.name = paths.get(path), (d,), name
 
     def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
@@ -78,9 +83,10 @@ class Mixture:
         offset, variance = self._offset(x, alpha, sigma)
         r = torch.softmax(self._log_joint(offset, variance, cond, len(x)), dim=1)
         spectrum = self.spectrum.to(x)
-        posterior = self._turn_back(alpha[:, :, None] * spectrum / variance * offset) + self.means.to(x)
+        pull = r[:, :, None] * (alpha[:, :, None] * spectrum / variance * offset)
         tally(len(x))
-        return (r[:, :, None] * posterior).sum(1)
+        turned = pull.sum(1) if self.axes is None else pull.flatten(1) @ self.basis.to(x).T
+        return torch.addmm(turned, r, self.means.to(x))
 
     def log_density(self, x: Tensor, t: float | Tensor = 0.0, cond: Any = None) -> Tensor:
         """Exact log p_t(x), shape (n,); at t = 0 that of the data."""
@@ -111,16 +117,16 @@ class Mixture:
 
     def _coefficients(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=torch.float64)
-        return tuple(function(t).to(x).reshape(-1, 1).expand(len(x), 1) for function in (self.path.alpha, self.path.sigma))
+        if t.dim() > 1 or (t.dim() == 1 and len(t) not in (1, len(x))):
+            raise WorkbenchError(f"t has shape {tuple(t.shape)}: give one time, or one for each of the {len(x)} samples.")
+        return tuple(function(t).to(x).reshape(-1, 1) for function in (self.path.alpha, self.path.sigma))
 
     def _offset(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        # in the eigenbasis of each mode: (n, K, d)
+        # in the axes of each mode: offset (n, K, d); variance (n or 1, K, d)
         variance = alpha[:, :, None] ** 2 * self.spectrum.to(x) + sigma[:, :, None] ** 2
-        offset = x[:, None] - alpha[:, :, None] * self.means.to(x)
-        return (offset if self.axes is None else torch.einsum("kij,nki->nkj", self.axes.to(x), offset)), variance
-
-    def _turn_back(self, offset: Tensor) -> Tensor:
-        return offset if self.axes is None else torch.einsum("kij,nkj->nki", self.axes.to(offset), offset)
+        if self.axes is None:
+            return x[:, None] - alpha[:, :, None] * self.means.to(x), variance
+        return (x @ self.basis.to(x)).view(len(x), *self.turned.shape) - alpha[:, :, None] * self.turned.to(x), variance
 
     def _log_prior(self, cond: Any, n: int) -> Tensor:
         log_w = self.weights.log().expand(n, -1)
@@ -140,8 +146,15 @@ class Mixture:
         return masked - torch.logsumexp(masked, 1, keepdim=True)
 
     def _log_joint(self, offset: Tensor, variance: Tensor, cond: Any, n: int) -> Tensor:
-        logs = -0.5 * (offset.square() / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
+        logs = -0.5 * ((offset.square() / variance).sum(-1) + variance.log().sum(-1) + self.shape[0] * math.log(2 * math.pi))
         return logs + self._log_prior(cond, n).to(logs)
+
+
+def _numbers(what: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WorkbenchError(f"{what} must be a tensor or lists of numbers of equal length.") from error
 
 
 def mixture(

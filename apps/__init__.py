@@ -1,0 +1,1 @@
+"""The browser program: one file a tab, no mathematics."""

@@ -1,0 +1,103 @@
+"""The small pieces of HTML that the tab shows; everything that is not ours is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from workbench.compare import Column
+from workbench.samplers.run import Frame
+
+if TYPE_CHECKING:
+    import pandas
+
+    from apps.session import Setup
+
+LOWER = {"ms/image", "error to fine solution", "sw2", "off-mode", "Frechet", "nfe"}
+HIGHER = {"class agreement", "modes"}
+HIDDEN = {"sampler", "schedule", "guidance"}
+
+
+def say(text: str, done: bool = False) -> str:
+    """One line of what is going on."""
+    return f'<div class="say" role="status" data-done="{int(done)}">{escape(text)}</div>'
+
+
+def error(text: str) -> str:
+    """One sentence of what is wrong and what to do."""
+    return f'<div class="say wrong" role="alert">{escape(text[:1].upper() + text[1:])}</div>'
+
+
+def hint() -> str:
+    """What to do first."""
+    return say(
+        "Press Generate: every column starts from the same noise. Each model runs as its card says unless you change it."
+    )
+
+
+def empty(text: str = "nothing drawn yet") -> str:
+    """A column without a picture."""
+    return f'<div class="empty">{escape(text)}</div>'
+
+
+def no_table() -> str:
+    """Where the table will be."""
+    return '<div class="empty wide">The table of measured figures appears here after a run.</div>'
+
+
+def no_detail() -> str:
+    """Where a trajectory will be."""
+    return '<div class="empty wide">Click a sample in a picture to see its trajectory: state and DT target at every step.</div>'
+
+
+def note(text: str, wrong: bool = False) -> str:
+    """What a column will run."""
+    return f'<div class="ran{" wrong" if wrong else ""}">{escape(text)}</div>'
+
+
+def progress(column: Column, color: str, frame: Frame, total: int, count: int) -> str:
+    """Under a picture: what ran, how far it is, what it cost."""
+    done = frame.i >= total
+    share = 100 if done else 100 * frame.i // total
+    evaluations = f"{frame.nfe} evaluation{'s' * (frame.nfe != 1)}"
+    if done:
+        where = f"done · {evaluations} · {1000 * frame.seconds / count:.2f} ms a sample"
+    else:
+        where = f"evaluation {frame.i + 1} of {total} · t = {frame.t:.2f} · {evaluations}"
+    return (
+        f'<div class="bar"><i style="width:{share}%;background:{color}"></i></div>'
+        f'<div class="where">{escape(where)}</div><div class="ran">{chip(color)}{escape(column.describe())}</div>'
+    )
+
+
+def chip(color: str) -> str:
+    """A dot in a model's colour."""
+    return f'<span class="chip" style="background:{color}"></span>'
+
+
+def table(frame: pandas.DataFrame, notes: str, palette: Mapping[str, str]) -> str:
+    """The table of a comparison; the best figure of a column is bold where one direction is better."""
+    names = [name for name in frame.columns if name not in HIDDEN]
+    head = "".join(f"<th>{escape(name)}{' ↓' if name in LOWER else ' ↑' if name in HIGHER else ''}</th>" for name in names)
+    best = {name: frame[name].min() if name in LOWER else frame[name].max() for name in names if name in LOWER | HIGHER}
+    rows = []
+    for label, row in frame.iterrows():
+        cells = "".join(_cell(row[name], name in best and len(frame) > 1 and row[name] == best[name]) for name in names)
+        rows.append(f"<tr><th>{chip(palette.get(str(label), 'gray'))}{escape(str(label))}</th>{cells}</tr>")
+    return (
+        f'<div class="scroll"><table class="figures"><thead><tr><th>model</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<div class="ran">{escape(notes)}</div>'
+    )
+
+
+def _cell(value: Any, best: bool) -> str:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    text = "–" if missing else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"<td>{'<b>' if best else ''}{escape(text)}{'</b>' if best else ''}</td>"
+
+
+def opened(j: int, setup: Setup) -> str:
+    """Over the figures of one sample."""
+    return f"<h2>Sample {j} <span>seed {setup.seed}, run again from its own noise: the same picture as above</span></h2>"

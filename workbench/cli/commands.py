@@ -1,0 +1,130 @@
+"""`workbench app`, `sample` and `compare`."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from workbench import zoo
+from workbench.cli import pictures
+from workbench.errors import WorkbenchError, check_count, unknown
+from workbench.samplers.sample import default_sampling
+
+
+def app(args: Namespace) -> None:
+    """Start the app; it blocks until Ctrl-C."""
+    from apps.main import launch
+
+    check_count("--port", args.port, 0, 65535)
+    launch(host=args.host, port=args.port, share=args.share, open_browser=args.open)
+
+
+def sample(args: Namespace) -> None:
+    """Draw samples into a file."""
+    from workbench.samplers.sample import sample as draw
+
+    model, options = zoo.load(args.model), settings(args.settings)
+    n = check_count("-n", args.n, 1, 100_000)
+    cond = classes(model, args.cond, n)
+    taken = {"n", "cond", "seed", "steps", "sampler", "schedule", "guidance"} & set(options)
+    if taken:
+        raise WorkbenchError(f"--set {min(taken)}=... has an option of its own: write --{min(taken)}.")
+    plan = default_sampling(model).plan(
+        model.path,
+        args.steps,
+        args.sampler,
+        args.schedule,
+        **{key: value for key, value in options.items() if key not in ("batch", "thresholding")},
+    )
+    began = time.perf_counter()
+    x = draw(model, n, cond, args.steps, args.sampler, args.schedule, args.guidance, args.seed, **options)
+    seconds = time.perf_counter() - began
+    path = pictures.save(args.out, {"samples": x}, cond)
+    scale = default_sampling(model).guidance if args.guidance is None else args.guidance
+    guided = f", guidance {scale:g}" if getattr(model, "classes", 0) and scale != 1 else ""
+    print(f"{n} samples of {args.model} in {seconds:.2f} s: {plan}{guided}, seed {args.seed} -> {path}")
+
+
+def compare(args: Namespace) -> None:
+    """Print the table of a comparison, with the notes that say how it was measured."""
+    from workbench.cli.reports import console, show
+    from workbench.compare import Column, columns_of
+    from workbench.compare import compare as run
+
+    columns = []
+    for text in args.models:
+        name, at, steps = text.rpartition("@")
+        if at and not steps.isdigit():
+            raise WorkbenchError(f"{text!r} must be NAME@STEPS with a whole number of steps, such as fashion/dmd2@4.")
+        columns.append(Column(name, label=text, steps=int(steps)) if at else Column(text, label=text))
+    n = check_count("-n", args.n, 1, 20_000)
+    columns = columns_of(columns)
+    cond = classes(columns[0].model, args.cond, n)
+    single = cond is not None and bool((cond == cond[0]).all())
+    result = run(columns, n, int(cond[0]) if single else cond, args.seed)
+    show(
+        ["model", *result.table.columns],
+        ([label, *row] for label, row in zip(result.table.index, result.table.to_numpy().tolist(), strict=True)),
+    )
+    console().print(result.notes, soft_wrap=True, highlight=False)
+    if args.out:
+        print(f"images -> {pictures.save(args.out, result.images, cond)}", file=sys.stderr)
+
+
+def classes(model: Any, text: str | None, n: int) -> torch.Tensor | None:
+    """Read --cond: None, or n labels from a number, a class name, several with commas, or "all" in turn.
+
+    Raises:
+        WorkbenchError: for a class that the model does not have.
+    """
+    if text is None:
+        return None
+    count, names = int(getattr(model, "classes", 0) or 0), list(getattr(model, "class_names", ()))
+    if not count:
+        raise WorkbenchError("this model has no classes: leave --cond out.")
+    if text == "all":
+        return torch.arange(n) % count
+    lower = [name.lower() for name in names]
+    found = []
+    for word in text.split(","):
+        word = word.strip()
+        if word.lstrip("-").isdigit() and word not in names:
+            number = int(word)
+            if not -1 <= number < count:
+                raise WorkbenchError(f"class {number} does not exist: this model knows 0 to {count - 1}, and -1 for no class.")
+            found.append(number)
+        elif word.lower() in lower:
+            found.append(lower.index(word.lower()))
+        else:
+            raise unknown("class", word, names or [f"0 to {count - 1}"])
+    return torch.tensor(found)[torch.arange(n) % len(found)]
+
+
+def settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read KEY=VALUE words; values are Python literals where they can be, else text.
+
+    Raises:
+        WorkbenchError: for a word without "=", or a key given twice.
+
+    >>> settings(["batch=32", "lr=1e-4", "schedule=karras"])
+    {'batch': 32, 'lr': 0.0001, 'schedule': 'karras'}
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key.isidentifier():
+            raise WorkbenchError(f"--set {pair!r} must be KEY=VALUE, such as batch=32.")
+        if key in found:
+            raise WorkbenchError(f"--set gives {key!r} twice.")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found

@@ -1,0 +1,253 @@
+"""`workbench catalog`, `recipes`, `zoo measure`, `zoo table` and `doctor`: what is there, as tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench import zoo
+from workbench.errors import WorkbenchError, check_count, unknown
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "safetensors",
+    "gradio",
+    "plotly",
+    "pandas",
+    "datasets",
+    "POT",
+    "torchmetrics",
+    "scikit-learn",
+    "rich",
+)
+
+
+def catalog(args: Namespace) -> None:
+    """Every model known by name, with its main figures."""
+    entries = zoo.catalog()
+    if args.space:
+        spaces = sorted({entry.space for entry in entries})
+        if args.space not in spaces:
+            raise unknown("space", args.space, spaces)
+        entries = [entry for entry in entries if entry.space == args.space]
+    rows = ([e.name, e.role, e.space, e.source, e.summary, main_figures(e.card or {})] for e in entries)
+    show(["name", "role", "space", "source", "what it is", "figures"], rows)
+
+
+def main_figures(card: dict[str, Any]) -> str:
+    """Frechet distance (with its floor) and class agreement at each measured number of steps, in words."""
+    figures = card.get("figures") or {}
+    told = [
+        f"{count} step{'s' * (count != '1')}: Frechet {found['frechet']:g}, agreement {found['agreement']:.1%}"
+        for count, found in figures.items()
+        if isinstance(found, dict) and "frechet" in found
+    ]
+    return "; ".join(told) + f" (floor {figures['frechet_floor']:g})" if told else ""
+
+
+def recipes(args: Namespace) -> None:
+    """Every recipe with its paper and what `--set` changes."""
+    from workbench.distill import recipes as known
+
+    show(
+        ["name", "paper", "what it does", "options (--set)"],
+        ([r.name, r.paper, r.summary, ", ".join(r.options())] for r in known()),
+    )
+
+
+def measure(args: Namespace) -> None:
+    """The figures of a model's card, measured now."""
+    from workbench.zoo.measure import measure as run
+
+    model = zoo.load(args.name)
+    space = str(getattr(model, "name", "")).split("/")[0]
+    if space not in ("digits", "fashion") or not hasattr(model, "card"):
+        raise WorkbenchError(
+            f"{args.name} is not of the spaces digits or fashion, whose reference is bundled: use `workbench compare`."
+        )
+    for count in args.steps or ():
+        check_count("--steps", count, 1, 10_000)
+    found = run(model, tuple(args.steps) if args.steps else None, check_count("-n", args.n, 100, 100_000), args.seed)
+    rows = {key: value for key, value in found.items() if isinstance(value, dict)}
+    show(["steps", *next(iter(rows.values()))], ([count, *row.values()] for count, row in rows.items()))
+    print(
+        f"{args.name}: n = {found['n']}, seed {found['seed']}, against {found['reference']}; Frechet floor {found['frechet_floor']}."
+    )
+
+
+def table(args: Namespace) -> None:
+    """The README's tables: printed, or put between the markers of a file."""
+    from workbench.files import write_atomically
+
+    made = tables()
+    if not args.write:
+        print("\n\n".join(made.values()))
+        return
+    path = Path(args.write)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise WorkbenchError(
+            f"{path} cannot be read: give an existing file with the markers <!-- models --> and <!-- /models -->."
+        ) from error
+    write_atomically(path, lambda file: file.write_text(fill(text, made), encoding="utf-8") and None)
+
+
+def tables() -> dict[str, str]:
+    """Marker -> markdown table: the recipes, and the bundled models with the figures on their cards."""
+    from workbench.distill import recipes as known
+
+    made = [f"| `{r.name}` | {r.paper} | {r.summary} |" for r in known()]
+    models = []
+    for card in bundled_cards():
+        figures = card.get("figures") or {}
+        for count, found in figures.items():
+            if isinstance(found, dict) and "frechet" in found:
+                cells = (
+                    f"{found['frechet']:.2f}",
+                    f"{found['agreement']:.1%}",
+                    f"{found['precision']:.2f}",
+                    f"{found['recall']:.2f}",
+                )
+                models.append(
+                    f"| `{card['name']}` | {count} | {found['nfe']} | {' | '.join(cells)} | {figures['frechet_floor']:.2f} |"
+                )
+    return {
+        "recipes": "\n".join(["| recipe | paper | what it does |", "|---|---|---|", *made]),
+        "models": "\n".join(
+            [
+                "| model | steps | NFE | Fréchet | agreement | precision | recall | floor |",
+                "|---|--:|--:|--:|--:|--:|--:|--:|",
+                *models,
+            ]
+        ),
+    }
+
+
+def bundled_cards() -> list[dict[str, Any]]:
+    """Cards of the models in the package, teachers first; the user's own zoo is not looked at."""
+    from workbench.files import read_json
+
+    cards = [read_json(path) for path in sorted(zoo.BUNDLED.glob("*/*/card.json"))]
+    return sorted(
+        (card for card in cards if "role" in card),
+        key=lambda card: (card["name"].split("/")[0], card["role"] == "student", card["name"]),
+    )
+
+
+def fill(text: str, made: dict[str, str]) -> str:
+    """Put each table between its markers.
+
+    Raises:
+        WorkbenchError: if a marker is missing.
+
+    >>> fill("a <!-- x -->old<!-- /x --> b", {"x": "new"})
+    'a <!-- x -->\\nnew\\n<!-- /x --> b'
+    """
+    for name, content in made.items():
+        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if opening not in text or closing not in text.partition(opening)[2]:
+            raise WorkbenchError(f"the file has no {opening} ... {closing}: put the two markers where the table belongs.")
+        before, _, rest = text.partition(opening)
+        text = f"{before}{opening}\n{content}\n{closing}{rest.partition(closing)[2]}"
+    return text
+
+
+def doctor(args: Namespace) -> int:
+    """What this installation has; 1 if something that is bundled is damaged."""
+    import torch
+
+    import workbench
+
+    models, damaged = _models()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    rows = [
+        ("workbench", workbench.__version__),
+        ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("device", f"{device}, {torch.get_num_threads()} threads of {os.cpu_count()} processors"),
+        ("packages", ", ".join(_version(name) for name in PACKAGES)),
+        ("models", models),
+        *(("damaged", sentence) for sentence in damaged),
+        ("your models", f"{zoo.home() / 'zoo'}{'' if (zoo.home() / 'zoo').is_dir() else ' (not there yet)'}"),
+        ("digits", "scikit-learn's, always there"),
+        ("Fashion-MNIST", _fashion()),
+        ("browser", _browser()),
+    ]
+    show(["", ""], rows, header=False)
+    return int(bool(damaged))
+
+
+def _models() -> tuple[str, list[str]]:
+    count, damaged = {"bundled": 0, "user": 0}, []
+    for source, root in (("bundled", zoo.BUNDLED), ("user", zoo.home() / "zoo")):
+        for folder in sorted({path.parent for path in root.glob("*/*/card.json")} if root.is_dir() else ()):
+            if "classifier" in folder.name:
+                continue
+            try:
+                from workbench import student
+
+                student.load(folder)
+                count[source] += 1
+            except WorkbenchError as error:
+                damaged.append(str(error))
+    analytic = sum(entry.source == "analytic" for entry in zoo.catalog())
+    return f"{analytic} analytic, {count['bundled']} bundled, {count['user']} of your own, every file checked", damaged
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} missing"
+
+
+def _fashion() -> str:
+    from workbench.data.images import FASHION_FOLDERS
+
+    given = os.environ.get("WORKBENCH_FASHION")
+    for folder in map(Path, [given] if given else FASHION_FOLDERS):
+        if folder.is_dir() and any(folder.rglob("train-images*")):
+            return f"IDX files in {folder}"
+    return "not on this machine, needed to train only: apt-get install dataset-fashion-mnist, or set WORKBENCH_FASHION to the IDX files"
+
+
+def _browser() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return found or "no Chromium, needed by one test only: apt-get install chromium"
+
+
+def show(head: Sequence[str], rows: Iterable[Sequence[Any]], header: bool = True) -> None:
+    """Print a table; where there is no terminal, lines are as long as they need to be."""
+    from rich.table import Table
+
+    made = Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in head:
+        made.add_column(name, no_wrap=name == "name", overflow="fold")
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    console().print(made)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, float):
+        return "" if value != value else f"{value:g}"
+    return escape(str(value))
+
+
+def console(stderr: bool = False):
+    """A rich console on the stream of the moment."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 400)
