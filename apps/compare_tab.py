@@ -108,7 +108,7 @@ def build(idle_seconds: float) -> None:
         for control in c.controls[1:]:
             control.input(_describe, [where, *c.controls], c.note, trigger_mode="always_last", **_light())
         c.picture.select(
-            functools.partial(_open, place), shown, [detail, *drawn], concurrency_id="open", concurrency_limit=2,
+            _opener(place), shown, [detail, *drawn], concurrency_id="open", concurrency_limit=2,
             show_progress="minimal", show_progress_on=detail, api_visibility="private", trigger_mode="always_last",
         )  # fmt: skip
 
@@ -292,6 +292,13 @@ def _picture(setup: Setup, frame: Frame, color: str, done: bool) -> np.ndarray:
     if session.is_image(setup.space):
         return views.image_grid(frame.target)
     return views.points_image(None if done else frame.x, frame.target, session.density(setup.space, setup.label), color)
+
+
+def _opener(place: int) -> Any:
+    def opened(shown: Shown | None, event: gr.SelectData) -> list[Any]:  # a partial would hide the event from Gradio
+        return _open(place, shown, event)
+
+    return opened
 
 
 def _open(place: int, shown: Shown | None, event: gr.SelectData) -> list[Any]:

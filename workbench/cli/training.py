@@ -24,8 +24,8 @@ PLAIN_SECONDS = 5.0  # between lines where there is no terminal to redraw
 
 def distill(args: Namespace) -> None:
     """Train a student and name its folder."""
-    from workbench.distill import distill as train
-    from workbench.distill import recipes
+    from workbench.distill.distill import distill as train
+    from workbench.distill.recipes import recipes
 
     known = [recipe.name for recipe in recipes()]
     if args.recipe not in known:  # before the teacher is read

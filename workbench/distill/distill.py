@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench import paths
+from workbench.data import load as load_data
 from workbench.data.batches import sampler
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch, Progress, train
@@ -48,7 +49,7 @@ def distill(
 
     Args:
         teacher: any denoiser with `.path` and `.shape`. recipe: a name from `workbench.recipes()`.
-        data: an `ImageSet`, a tensor, or (tensor, labels). By default what the teacher was trained on, or draws from
+        data: an `ImageSet`, the name of one, a tensor, or (tensor, labels). By default what the teacher was trained on, or draws from
             an analytic teacher; recipes that need none do not look.
         run: folder of the run; the student is saved in run/student. Continues what it finds there. A temporary
             folder by default.
@@ -81,7 +82,9 @@ def distill(
     student, fresh = _new_student(teacher, init, seed)
     chosen = chosen.fitted(tuple(teacher.shape), fresh, options)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
+    if isinstance(data, str):
+        data = load_data(data)
+    elif data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
         data = _default_data(teacher, seed)
     draw = sampler(data, chosen.batch, device)
     folder = File(run) if run is not None else File(tempfile.mkdtemp(prefix="workbench-"))
@@ -191,9 +194,7 @@ def _default_data(teacher: Denoiser, seed: int) -> Any:
     source = getattr(teacher, "card", {}).get("data")
     if not source:
         raise MissingSource("this recipe trains on data, and the teacher's card names none: pass data=...")
-    from workbench import data
-
-    return data.load(source)
+    return load_data(source)
 
 
 def _new_student(teacher: Denoiser, init: Network | None, seed: int) -> tuple[Network, bool]:

@@ -12,7 +12,7 @@ from workbench.errors import WorkbenchError
 from workbench.samplers.run import Trajectory
 from workbench.views import style
 
-SIZE, EXTENT = 440, 2.4
+SIZE, EXTENT = 440, 2.1
 
 
 class Density(NamedTuple):
@@ -34,7 +34,7 @@ def points_image(
     ink = np.array(style.rgb(style.INK), np.float32)
     shade = np.zeros((size, size), np.float32)
     if density is not None:
-        shade = 0.55 * np.sqrt(_resample(density, extent, size))
+        shade = 0.7 * np.sqrt(_resample(density, extent, size))
     picture, alpha = np.broadcast_to(ink, (size, size, 3)), shade
     small = 1.6 if len(target) > 800 else 2.2
     layers = [] if x is None else [(x, ink, 0.75, small - 0.4)]
