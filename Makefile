@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: app test lab bench lint format clean distclean help
+.PHONY: app test lab notebooks bench lint format clean distclean help
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -20,6 +20,9 @@ test: $(VENV)/.installed-test ## install if needed, then run the whole suite: do
 
 lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
 	@exec $(VENV)/bin/jupyter lab notebooks/ $(ARGS)
+
+notebooks: $(VENV)/.installed-test ## run the notebooks and store their new outputs
+	@$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 bench: $(VENV)/.installed-app ## print what the executor costs against diffusers' schedulers
 	@$(PY) benchmarks/overhead.py $(ARGS)

@@ -20,7 +20,6 @@ from workbench.compare import tabulate
 from workbench.errors import WorkbenchError
 from workbench.samplers import SAMPLERS, record
 from workbench.samplers.run import Frame
-from workbench.views.points import EXTENT
 
 MOST_COLUMNS = 4
 HEAVY, LIGHT = "run", "redraw"
@@ -77,7 +76,7 @@ def build(idle_seconds: float) -> None:
         contenders = [_contender(space, place, setting) for place, setting in enumerate(picked)]
     table = gr.HTML(pages.no_table(), elem_id="table", container=False, padding=False)
     detail = gr.HTML(pages.no_detail(), elem_id="detail", container=False, padding=False)
-    strip = gr.Plot(visible=False, show_label=False, elem_id="strip", container=False)
+    strip = gr.HTML(visible=False, elem_id="strip", container=False, padding=False)
     with gr.Row(elem_id="clouds"):
         clouds = [gr.Plot(visible=False, show_label=False, container=False, min_width=300) for _ in range(MOST_COLUMNS)]
     with gr.Row(elem_id="curves"):
@@ -136,8 +135,8 @@ def _contender(space: str, place: int, setting: session.Setting) -> Contender:
                     [OWN, *schedules.NAMES], value=setting.schedule, label="Schedule", filterable=False, min_width=110
                 )
             with gr.Row():
-                steps = gr.Number(setting.steps, label=f"Steps (to {MOST_STEPS})", min_width=80)
-                guidance = gr.Number(setting.guidance, label="Guidance (1: none)", step=0.5, min_width=80)
+                steps = gr.Number(setting.steps, label=f"Steps ≤ {MOST_STEPS}", min_width=80)
+                guidance = gr.Number(setting.guidance, label="Guidance", step=0.5, min_width=80)
         picture = gr.Image(
             show_label=False, format="png", image_mode="RGBA", interactive=False, visible=False, buttons=[], container=False,
             elem_classes="picture", elem_id=f"picture-{place}",
@@ -161,7 +160,7 @@ def _count(space: str) -> int:
 
 
 def _count_label(space: str) -> str:
-    return f"Images (to {session.MOST_IMAGES})" if session.is_image(space) else f"Points (to {session.MOST_POINTS})"
+    return f"Images ≤ {session.MOST_IMAGES}" if session.is_image(space) else f"Points ≤ {session.MOST_POINTS}"
 
 
 def _describe(space: str, *setting: Any) -> str:
@@ -236,8 +235,7 @@ def _generate(
             shown: None,
             detail: pages.no_detail(),
         }
-        yield from _run(setup, pictures, statuses, message, table, shown)
-        yield idle
+        yield from _run(setup, pictures, statuses, message, table, shown, idle)
     except WorkbenchError as error:
         yield {**idle, message: pages.error(str(error))}
     except Exception as error:
@@ -245,7 +243,7 @@ def _generate(
         yield {**idle, message: pages.error(f"This did not work ({type(error).__name__}); the program's log says more.")}
 
 
-def _run(setup: Setup, pictures: list, statuses: list, message: Any, table: Any, shown: Any) -> Iterator[dict]:
+def _run(setup: Setup, pictures: list, statuses: list, message: Any, table: Any, shown: Any, idle: dict) -> Iterator[dict]:
     began = time.monotonic()
     columns = session.columns_of(setup)
     names = [column.label for column in columns]
@@ -276,7 +274,7 @@ def _run(setup: Setup, pictures: list, statuses: list, message: Any, table: Any,
     }
     solution = None
     for step, solution in session.reference(setup):
-        if step % 4 == 0 and solution is None:
+        if solution is None:  # a yield a step, so that Stop works here too
             yield {
                 message: pages.say(
                     f"Solving the teacher's flow finely from the same noise: step {step} of {session.compare.FINE_STEPS}."
@@ -285,7 +283,7 @@ def _run(setup: Setup, pictures: list, statuses: list, message: Any, table: Any,
     if solution is not None:
         rows, notes = tabulate(columns, ends, solution, cond, setup.seed)
     done = f"Done in {time.monotonic() - began:.1f} s. Click a sample in any picture to follow it from noise to data."
-    yield {table: pages.table(rows, notes, palette), message: pages.say(done, done=True)}
+    yield {**idle, table: pages.table(rows, notes, palette), message: pages.say(done, done=True)}
 
 
 def _picture(setup: Setup, frame: Frame, color: str, done: bool) -> np.ndarray:
@@ -325,7 +323,7 @@ def _open(place: int, shown: Shown | None, event: gr.SelectData) -> list[Any]:
 
 
 def _figures(setup: Setup, j: int) -> list[Any]:
-    """Film strip, clouds, schedule and distances: updates for all plots, in the page's order."""
+    """Strip, clouds, schedule and distances: updates for all plots, in the page's order."""
     hidden = gr.update(value=None, visible=False)
     trajectories, batch = session.one_sample(setup, j)
     columns = session.columns_of(setup)
@@ -333,13 +331,13 @@ def _figures(setup: Setup, j: int) -> list[Any]:
     clouds = [hidden] * MOST_COLUMNS
     strip = hidden
     if session.is_image(setup.space):
-        strip = _show(views.film_strip(trajectories, batch))
+        strip = _show(pages.strip(trajectories, batch, palette))
     else:
         density = session.density(setup.space, setup.label)
         for k, (name, trajectory) in enumerate(trajectories.items()):
-            clouds[k] = _show(views.particles(trajectory, name, density, batch, color=palette[name], extent=EXTENT))
+            clouds[k] = _show(views.particles(trajectory, name, density, batch, color=palette[name], name=f"sample {j}"))
     schedule = views.log_snr({column.label: column.plan() for column in columns})
-    return [strip, *clouds, _show(schedule), _show(views.target_distance(trajectories, batch))]
+    return [strip, *clouds, _show(schedule), _show(views.target_distance(trajectories, batch, f"sample {j}"))]
 
 
 def _show(figure: Any) -> Any:

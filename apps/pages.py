@@ -8,7 +8,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from workbench.compare import Column
-from workbench.samplers.run import Frame
+from workbench.samplers.run import Frame, Trajectory
+from workbench.views.grid import data_uri, to_uint8
+from workbench.views.trajectory import steps_shown
 
 if TYPE_CHECKING:
     import pandas
@@ -96,6 +98,28 @@ def _cell(value: Any, best: bool) -> str:
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     text = "–" if missing else f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"<td>{'<b>' if best else ''}{escape(text)}{'</b>' if best else ''}</td>"
+
+
+def strip(trajectories: Mapping[str, Trajectory], j: int, palette: Mapping[str, str], most: int = 33) -> str:
+    """Sample j in every column: a row of states and a row of DT targets, a picture a step, as wide as it needs to be."""
+    rows = []
+    for label, trajectory in trajectories.items():
+        shown = steps_shown(len(trajectory), most)
+        states, targets = (
+            _pictures(images[shown, j], what) for images, what in ((trajectory.x, "state"), (trajectory.target, "DT target"))
+        )
+        times = "".join(f"<span>{float(trajectory.t[k]):.2f}</span>" for k in shown)
+        steps, nfe = len(trajectory) - 1, trajectory.nfe[-1]
+        told = f"{steps} step{'s' * (steps != 1)}, {nfe} evaluation{'s' * (nfe != 1)}"
+        rows.append(
+            f'<div class="strip-head">{chip(palette[label])}<b>{escape(label)}</b> {told}</div><div class="scroll">'
+            f'<div class="strip" style="--steps:{len(shown)}"><em>state</em>{states}<em>DT target</em>{targets}<em>time t</em>{times}</div></div>'
+        )
+    return "".join(rows)
+
+
+def _pictures(images: Any, what: str) -> str:
+    return "".join(f'<img alt="{what} at step {k}" src="{data_uri(image)}">' for k, image in enumerate(to_uint8(images)))
 
 
 def opened(j: int, setup: Setup) -> str:

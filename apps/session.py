@@ -24,7 +24,7 @@ from workbench.views.points import EXTENT, Density
 MOST_STEPS, MOST_IMAGES, MOST_POINTS, MOST_SEED = 200, 256, 2000, 2**31 - 1
 GUIDANCE = (0.0, 20.0)
 OWN, ANY, NONE = "the model's own", "any (all in turn)", "none"
-MOST_WORK = 400_000  # evaluations of one network on one image that a click may start
+MOST_WORK = 50_000  # images times steps, over all columns, that one click may start
 PATHS = 80
 FRESH = 5.0  # seconds for which the list of models is not read again
 
@@ -101,24 +101,31 @@ def own_setting(entry: zoo.Entry) -> Setting:
 
 
 def defaults(space: str, count: int = 3) -> list[Setting]:
-    """Teacher, best one-step student, best student of more steps; then the rest, and with too few models other plans of the teacher."""
+    """Teacher, best one-step student, best student of few steps; then other students, and with too few other plans of the teacher."""
     entries = spaces()[space]
-    students = sorted((entry for entry in entries if entry.role == "student"), key=_merit)
     teacher = next((entry for entry in entries if entry.role == "teacher"), entries[0])
-    one = [entry for entry in students if sampling_of(entry).steps == 1]
-    more = [entry for entry in students if sampling_of(entry).steps > 1]
-    ranked = [teacher, *one[:1], *more[:1], *one[1:2], *more[1:], *one[2:]]
-    chosen = [own_setting(entry) for entry in ranked][:count]
-    for steps in (4, 1, 8):
-        if len(chosen) < count:
-            chosen.append(own_setting(teacher)._replace(steps=steps))
-    return chosen
+    ranked = sorted(
+        (pair for entry in entries if entry.role == "student" for pair in _measured(entry)), key=lambda pair: pair[0]
+    )
+    settings = [setting for _, setting in ranked]
+    one = [setting for setting in settings if setting.steps == 1]
+    few = [setting for setting in settings if 1 < setting.steps <= 8]
+    rest = [setting for setting in settings if setting.model not in {pick.model for pick in (*one[:1], *few[:1])}]
+    others = list({setting.model: setting for setting in reversed(rest)}.values())[::-1]
+    again = [own_setting(teacher)._replace(steps=steps) for steps in (4, 1, 8)]
+    return [own_setting(teacher), *one[:1], *few[:1], *others, *again][:count]
 
 
-def _merit(entry: zoo.Entry) -> float:
-    figures = (entry.card or {}).get("figures", {})
-    at = figures.get(str(sampling_of(entry).steps), {}) if isinstance(figures, dict) else {}
-    return float(at.get("frechet", at.get("sw2", math.inf))) if isinstance(at, dict) else math.inf
+def _measured(entry: zoo.Entry) -> list[tuple[float, Setting]]:
+    """A student's own plan, and the other step counts that its card has figures for, each with its distance to the data."""
+    own, told = own_setting(entry), (entry.card or {}).get("figures")
+    figures = {key: value for key, value in told.items() if isinstance(value, dict)} if isinstance(told, dict) else {}
+    steps = {own.steps, *(int(key) for key in figures if str(key).isdigit() and 1 <= int(key) <= MOST_STEPS)}
+    found = []
+    for number in sorted(steps):
+        at = figures.get(str(number), {})
+        found.append((float(at.get("frechet", at.get("sw2", math.inf))), own._replace(steps=number)))
+    return found
 
 
 def class_names(space: str) -> list[str]:
@@ -152,7 +159,7 @@ def check(space: Any, columns: Sequence[Sequence[Any]], count: Any, seed: Any, l
         raise unknown("class", _short(label), names)
     settings = tuple(_setting(space, column) for column in columns)
     work = sum(setting.steps for setting in settings) * count
-    if is_image(space) and work > MOST_WORK // 8:
+    if is_image(space) and work > MOST_WORK:
         raise WorkbenchError(
             f"{count} images with {work // count} steps in all is too much for one click: ask for fewer of either."
         )
@@ -209,7 +216,9 @@ def describe(space: Any, setting: Sequence[Any]) -> str:
     schedule = None if checked.schedule == OWN else checked.schedule
     plan = sampling_of(entry).plan(path, checked.steps, checked.sampler, schedule)
     scale = f", guidance {checked.guidance:g}" if checked.guidance != 1 else ""
-    return f"{'Its own plan' if checked == own else 'Changed from its own plan'}: {plan}{scale}."
+    known = any(checked == setting for _, setting in _measured(entry))
+    begin = "Its own plan" if checked == own else "Its own plan for this step count" if known else "Changed from its own plan"
+    return f"{begin}: {plan}{scale}."
 
 
 def condition(setup: Setup) -> Any:

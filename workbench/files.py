@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,28 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         WorkbenchError: if writing fails (a full disk, say); the old file is then untouched.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    write_together({path: write})
+
+
+def write_together(writers: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Write files that belong together: none is put in place before all are written.
+
+    Raises:
+        WorkbenchError: if writing one fails; the old files are then untouched.
+    """
+    temporaries = {path: path.with_name(path.name + ".tmp") for path in writers}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporaries[path])
+            with open(temporaries[path], "rb") as handle:
+                os.fsync(handle.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorkbenchError(
@@ -38,8 +52,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, keys in the given order."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomically(path, lambda temporary: temporary.write_text(to_json(content), encoding="utf-8") and None)
+
+
+def to_json(content: Any) -> str:
+    """JSON as we store it: two spaces, keys in the given order."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

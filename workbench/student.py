@@ -21,7 +21,7 @@ from torch import nn
 
 from workbench.denoiser import Network
 from workbench.errors import MissingSource, WorkbenchError, unknown
-from workbench.files import read_json, write_atomically, write_json
+from workbench.files import read_json, to_json, write_together
 from workbench.samplers.plan import Plan
 from workbench.samplers.sample import Sampling
 
@@ -88,18 +88,23 @@ def save(net: nn.Module, card: dict[str, Any], folder: str | os.PathLike, dtype:
     """Write network and card; the weights are stored in `dtype`, and the result holds what was stored.
 
     Raises:
-        WorkbenchError: if the weights are not finite, or the disk is full; an older card is then still valid.
+        WorkbenchError: if the weights are not finite, or the disk is full; an older model in the folder is then untouched.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialize
 
     folder = Path(folder)
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in net.state_dict().items()}
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise WorkbenchError(f"the weights of {card['name']!r} hold NaN or infinite values: nothing was written.")
-    write_atomically(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
-    write_atomically(folder / "config.json", lambda path: path.write_text(net.to_json_string()) and None)
-    card = {**card, "dtype": str(dtype).removeprefix("torch."), "sha256": digest(folder / WEIGHTS)}
-    write_json(folder / CARD, card)
+    weights = serialize(state, metadata={"format": "pt"})
+    card = {**card, "dtype": str(dtype).removeprefix("torch."), "sha256": hashlib.sha256(weights).hexdigest()}
+    write_together(
+        {
+            folder / WEIGHTS: lambda path: path.write_bytes(weights) and None,
+            folder / "config.json": lambda path: path.write_text(net.to_json_string(), encoding="utf-8") and None,
+            folder / CARD: lambda path: path.write_text(to_json(card), encoding="utf-8") and None,
+        }
+    )
     return load(folder)
 
 
@@ -131,6 +136,8 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
             )
         raise WorkbenchError(f"{folder} has no {CARD}, so it is not a finished model: point to the folder that holds it.")
     card = read_json(folder / CARD)
+    if not isinstance(card, dict):
+        raise WorkbenchError(f"{folder / CARD} is damaged (not a JSON object): restore it from where it came.")
     missing = [
         key for key in ("name", "role", "network", "path", "kind", "shape", "classes", "sampling", "sha256") if key not in card
     ]
@@ -144,18 +151,28 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
         raise WorkbenchError(
             f"{folder / WEIGHTS} does not match the SHA-256 on its card: it was truncated or changed; fetch it again."
         )
-    if card["network"] not in NETWORKS:
+    if str(card["network"]) not in NETWORKS:
         raise unknown("network", card["network"], NETWORKS)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):  # a string would send diffusers to the Hub
+        raise WorkbenchError(f"{folder / 'config.json'} is damaged (not a JSON object): restore it from where it came.")
     network = getattr(importlib.import_module(NETWORKS[card["network"]]), card["network"])
     try:
         with torch.random.fork_rng(devices=[]):
-            net = network.from_config(read_json(folder / "config.json"))
+            net = network.from_config(config)
         net.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
     except (SafetensorError, RuntimeError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WorkbenchError(
             f"the weights in {folder} do not fit its config.json ({reason}): fetch the folder again."
         ) from error
+    size = net.config.get("image_size")
+    takes = {**net.config, "shape": [net.config["channels"], size, size] if size else [net.config["dim"]]}
+    differing = [key for key in ("path", "kind", "classes", "shape") if card[key] != takes[key]]
+    if differing:
+        raise WorkbenchError(
+            f"{folder / CARD} and config.json differ in {', '.join(differing)}: restore them from where they came."
+        )
     if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
         raise WorkbenchError(f"{folder / WEIGHTS} holds NaN or infinite weights: train it again.")
     try:

@@ -116,6 +116,6 @@ def test_what_is_not_bundled_is_refused(monkeypatch, tmp_path):
         metrics.image_features("digits", torch.full((1, 1, 8, 8), torch.nan))
     monkeypatch.setattr(bundled, "BUNDLED", tmp_path)
     bundled._stored.cache_clear()
-    with pytest.raises(MissingSource, match="workbench zoo build digits/reference"):
+    with pytest.raises(MissingSource, match=r"reference-digits\.safetensors is missing"):
         metrics.reference("digits")
     bundled._stored.cache_clear()

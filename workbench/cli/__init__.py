@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = [name for name in parser._option_string_actions if name.startswith("--")]
         parser.error(str(unknown("option", rest[0], known)) if rest[0].startswith("-") else f"{rest[0]!r} is one word too many")
     try:
-        if threads := getattr(args, "threads", None):
+        if (threads := getattr(args, "threads", None)) is not None:
             _use(threads)
         module, _, function = args.does.partition(":")
         status = getattr(importlib.import_module(f"workbench.cli.{module}"), function)(args)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status or 0
     except BrokenPipeError:  # the reader has gone: `workbench catalog | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 1
     except KeyboardInterrupt:
         if getattr(args, "debug", False):
             raise

@@ -117,14 +117,14 @@ def tables() -> dict[str, str]:
                     f"{found['recall']:.2f}",
                 )
                 models.append(
-                    f"| `{card['name']}` | {count} | {found['nfe']} | {' | '.join(cells)} | {figures['frechet_floor']:.2f} |"
+                    f"| `{card['name']}` | {count} | {found['nfe']} | {' | '.join(cells)} | {figures['frechet_floor']:.2f} | {figures['n']} |"
                 )
     return {
         "recipes": "\n".join(["| recipe | paper | what it does |", "|---|---|---|", *made]),
         "models": "\n".join(
             [
-                "| model | steps | NFE | Fréchet | agreement | precision | recall | floor |",
-                "|---|--:|--:|--:|--:|--:|--:|--:|",
+                "| model | steps | NFE | Fréchet | agreement | precision | recall | floor | n |",
+                "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
                 *models,
             ]
         ),

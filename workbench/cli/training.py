@@ -132,12 +132,13 @@ def _live(reports: Iterable[Progress], title: str) -> Progress | None:
 
 
 def _plain(reports: Iterable[Progress], title: str) -> Progress | None:
-    last, spoke = None, -PLAIN_SECONDS
+    last, spoke, told = None, -PLAIN_SECONDS, ""
     for last in reports:
-        if time.monotonic() - spoke >= PLAIN_SECONDS or last.stage == "done":
-            what = title if last.stage in ("train", "done") else last.stage
-            print(f"{what}: step {_count(last)}, {last.seconds:.0f} s, {_figures(last)}", file=sys.stderr, flush=True)
-            spoke = time.monotonic()
+        what = title if last.stage in ("train", "done") else last.stage
+        changed = what.split()[0] != told or last.stage == "done"
+        if changed or time.monotonic() - spoke >= PLAIN_SECONDS:
+            print(f"{what}: step {_count(last)}, {last.seconds:.0f} s  {_figures(last)}".rstrip(), file=sys.stderr, flush=True)
+            spoke, told = time.monotonic(), what.split()[0]
     return last
 
 

@@ -32,6 +32,8 @@ def sampler(
     elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
         x, y = data
     else:
+        x, y = None, None
+    if x is None or x.dim() == 0 or not isinstance(y, (Tensor, type(None))):
         raise WorkbenchError(
             f"data is a {type(data).__name__}: give an ImageSet, a tensor (n, ...), or a pair (tensor, labels)."
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from workbench.errors import MissingSource, WorkbenchError, unknown
+from workbench.errors import MissingSource, WorkbenchError, check_count, unknown
 
 FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
 FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist", "/usr/share/dataset-fashion-mnist")
@@ -67,8 +68,12 @@ def fashion(split: str = "train", folder: str | Path | None = None) -> ImageSet:
         stem = "train" if split == "train" else "t10k"
         image_file, label_file = _idx_file(place, f"{stem}-images"), _idx_file(place, f"{stem}-labels")
         if image_file and label_file:
-            images = read_idx(image_file).float().div(127.5).sub(1).unsqueeze(1)
-            return ImageSet(images, read_idx(label_file).long(), FASHION_CLASSES, f"IDX files in {place}")
+            images, labels = read_idx(image_file), read_idx(label_file).long()
+            if images.shape != (len(labels), 28, 28) or labels.dim() != 1 or int(labels.max()) > 9:
+                raise WorkbenchError(
+                    f"the IDX files in {place} are not images of 28x28 with a label from 0 to 9 each: fetch them again."
+                )
+            return ImageSet(images.float().div(127.5).sub(1).unsqueeze(1), labels, FASHION_CLASSES, f"IDX files in {place}")
     advice = (
         "install Debian's package (apt-get install dataset-fashion-mnist), put the four IDX files into a folder and set "
         "WORKBENCH_FASHION to it, or connect to the Hub"
@@ -91,6 +96,7 @@ def hub(name: str, split: str = "train", size: int = 32, grey: bool = False, lim
     """
     import datasets
 
+    check_count("size", size)
     try:
         local = (Path(name).is_dir() and (Path(name) / "dataset_info.json").exists()) or (
             Path(name) / "dataset_dict.json"
@@ -109,8 +115,10 @@ def hub(name: str, split: str = "train", size: int = 32, grey: bool = False, lim
     columns = [key for key, value in features.items() if isinstance(value, datasets.Image)]
     if not columns:
         raise WorkbenchError(f"data set {name!r} has no image column; its columns are {', '.join(features)}.")
-    if limit:
-        table = table.select(range(min(limit, len(table))))
+    if limit is not None:
+        table = table.select(range(min(check_count("limit", limit), len(table))))
+    if len(table) == 0:
+        raise WorkbenchError(f"data set {name!r} has no rows in this split: choose another.")
     label = next((key for key, value in features.items() if isinstance(value, datasets.ClassLabel)), None)
     images = torch.stack([_to_tensor(image, size, grey) for image in table[columns[0]]])
     labels = torch.tensor(list(table[label])) if label else None
@@ -123,12 +131,13 @@ def image_folder(folder: str | Path, size: int = 32, grey: bool = False) -> Imag
     Raises:
         MissingSource: if the folder does not exist. WorkbenchError: if it has no image, or one cannot be read.
     """
-    from PIL import UnidentifiedImageError
+    from PIL import Image
 
+    check_count("size", size)
     root = Path(folder)
     if not root.is_dir():
         raise MissingSource(f"image folder {root} does not exist: give a folder with {', '.join(sorted(IMAGE_ENDINGS))} files.")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
     if not files:
         raise WorkbenchError(f"no image ({', '.join(sorted(IMAGE_ENDINGS))}) below {root}.")
     names = sorted({path.parent.relative_to(root).as_posix() for path in files} - {"."})
@@ -136,7 +145,7 @@ def image_folder(folder: str | Path, size: int = 32, grey: bool = False) -> Imag
     for path in files:
         try:
             images.append(_to_tensor(path, size, grey))
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for bad files
             raise WorkbenchError(f"{path} is not a readable image: remove or repair it.") from error
     labels = None
     if names:
@@ -153,12 +162,12 @@ def load(name: str, split: str = "train", **options) -> ImageSet:
     torch.Size([1500, 1, 8, 8])
     """
     if name == "digits":
-        return digits(split)
+        return digits(split, **options)
     if name == "fashion":
         return fashion(split, **options)
-    if Path(name).is_dir() and not any((Path(name) / mark).exists() for mark in ("dataset_info.json", "dataset_dict.json")):
+    if _is_folder(name) and not any((Path(name) / mark).exists() for mark in ("dataset_info.json", "dataset_dict.json")):
         return image_folder(name, **options)
-    if "/" in name:
+    if "/" in name or _is_folder(name):
         return hub(name, split, **options)
     raise unknown("data set", name, ["digits", "fashion", "OWNER/NAME on the Hub", "a folder of images"])
 
@@ -171,16 +180,23 @@ def read_idx(path: Path) -> Tensor:
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise WorkbenchError(f"{path} cannot be read ({error}): fetch it again.") from error
     rank = raw[3] if len(raw) > 4 else 0
     shape = [int.from_bytes(raw[4 + 4 * k : 8 + 4 * k], "big") for k in range(rank)]
     count = 1
     for side in shape:
         count *= side
-    if raw[:3] != b"\x00\x00\x08" or not 1 <= rank <= 4 or len(raw) != 4 + 4 * rank + count:
+    if raw[:3] != b"\x00\x00\x08" or not 1 <= rank <= 4 or count < 1 or len(raw) != 4 + 4 * rank + count:
         raise WorkbenchError(f"{path} is not a whole IDX file of bytes: fetch it again.")
     return torch.frombuffer(bytearray(raw[4 + 4 * rank :]), dtype=torch.uint8).reshape(shape)
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # a name too long for a path
+        return False
 
 
 def _idx_file(folder: Path, stem: str) -> Path | None:

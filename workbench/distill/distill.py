@@ -67,11 +67,11 @@ def distill(
     >>> progress.student.role
     'student'
     """
-    chosen = get(recipe).configured(**options)
+    chosen = get(recipe).configured(**options)  # what is wrong with the options is said first
     for what, value in (("steps", steps), ("batch", chosen.batch)):
         if value is not None:
             check_count(what, value, 1, 10_000_000)
-    if seconds is not None and not 0 < seconds < 1e7:
+    if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < 1e7):
         raise WorkbenchError(f"seconds is {seconds!r}, but must be a positive number.")
     if steps is None and seconds is None:
         steps = chosen.steps
@@ -80,7 +80,8 @@ def distill(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
     student, fresh = _new_student(teacher, init, seed)
-    chosen = chosen.fitted(tuple(teacher.shape), fresh, options)
+    if isinstance(recipe, str):
+        chosen = get(recipe).fitted(tuple(teacher.shape), fresh).configured(**options)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(data, str):
         data = load_data(data)

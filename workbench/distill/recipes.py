@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -32,7 +31,8 @@ class Recipe:
     Attributes:
         name, paper, summary: what it is. objective: `Pointwise` or `Distributional`, configured.
         sampling: how its student must be run. optim: player -> rates, for a student that starts as its teacher.
-        batch: 64 images or 256 points if None. ema: of the evaluated weights. steps: how long by default.
+        batch, ema (of the evaluated weights), steps (how long): defaults.
+        points: options that suit points (d,) better than images.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Recipe:
     objective: Pointwise | Distributional
     sampling: Sampling
     optim: dict[str, Optim]
-    batch: int | None = None
+    batch: int = 64
     ema: float = 0.995
     steps: int = 2000
-    bibtex: str = field(default="", repr=False)
+    points: dict[str, Any] = field(default_factory=dict)
 
     def configured(self, **options: Any) -> Recipe:
         """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.
@@ -70,22 +70,18 @@ class Recipe:
                 recipe = replace(recipe, objective=changed)
         return recipe
 
-    def fitted(self, shape: tuple[int, ...], fresh: bool, given: Collection[str]) -> Recipe:
-        """With the defaults that depend on the problem: batch by the kind of sample, and rates of a student that starts
-        from nothing four times those of one that starts as its teacher; what is in `given` stays as it is."""
-        if len(shape) == 1 and "dropout" not in given:
-            self = replace(self, objective=_replace(self.objective, "dropout", 0.5))
-        recipe = self if self.batch else replace(self, batch=256 if len(shape) == 1 else 64)
+    def fitted(self, shape: tuple[int, ...], fresh: bool) -> Recipe:
+        """With its defaults for points (d,), where the problem is one, and four times its rates for a student that starts
+        from nothing."""
+        recipe = self.configured(**self.points) if len(shape) == 1 else self
         if not fresh:
             return recipe
-        names = {"student": "lr", "critic": "critic_lr"}
-        scaled = {k: v if names[k] in given else replace(v, lr=FRESH_RATE * v.lr) for k, v in recipe.optim.items()}
-        return replace(recipe, optim=scaled)
+        return replace(recipe, optim={player: replace(rates, lr=FRESH_RATE * rates.lr) for player, rates in recipe.optim.items()})
 
     def options(self) -> list[str]:
         """Names of everything that `configured` accepts."""
         rates = ["lr", "critic_lr"] if "critic" in self.optim else ["lr"]
-        return ["batch", "ema", "steps", *rates, *_names(self.objective)]
+        return list(dict.fromkeys(["batch", "ema", "steps", *rates, *_names(self.objective)]))
 
 
 def _names(part: Any) -> list[str]:
@@ -120,6 +116,7 @@ RECIPES = {
             ),
             sampling=Sampling("euler", 1),
             optim={"student": Optim(lr=5e-4)},
+            points={"batch": 256, "dropout": 0.5, "count": 32768},
         ),
         Recipe(
             "consistency",
@@ -130,6 +127,7 @@ RECIPES = {
             ),
             sampling=Sampling("consistency", 1),
             optim={"student": Optim(lr=3e-4)},
+            points={"batch": 256, "dropout": 0.5, "times": Grid(4, 16), "substeps": 4, "metric": L2(), "lr": 6e-4},
         ),
         Recipe(
             "dmd2",
@@ -138,6 +136,7 @@ RECIPES = {
             objective=Distributional(),
             sampling=Sampling("consistency", 1),
             optim={"student": Optim(lr=1e-4), "critic": Optim(lr=3e-4, decay=0.5)},
+            points={"batch": 256, "dropout": 0.5},
         ),
     )
 }

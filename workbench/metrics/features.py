@@ -31,7 +31,7 @@ def features(name: str) -> Classifier:
     >>> features("digits").features(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 64])
     """
-    folder = _bundled(name, f"{name}-classifier", "classifier")
+    folder = _bundled(name, f"{name}-classifier")
     from workbench.networks.classifier import Classifier
 
     return Classifier.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
@@ -96,14 +96,14 @@ def reference_images(name: str) -> tuple[Tensor, Tensor]:
 def _stored(name: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(_bundled(name, f"reference-{name}.safetensors", "reference"))
+    return load_file(_bundled(name, f"reference-{name}.safetensors"))
 
 
-def _bundled(name: str, entry: str, what: str) -> str | os.PathLike:
+def _bundled(name: str, entry: str) -> str | os.PathLike:
     if name not in FEATURE_SETS:
         raise unknown("feature set", name, FEATURE_SETS)
     if not (BUNDLED / entry).exists():
-        raise MissingSource(f"{BUNDLED / entry} is missing: reinstall the package, or run: workbench zoo build {name}/{what}")
+        raise MissingSource(f"{BUNDLED / entry} is missing, though the package comes with it: reinstall workbench.")
     return BUNDLED / entry
 
 

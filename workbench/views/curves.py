@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import pandas
 
 
-def target_distance(trajectories: Mapping[str, Trajectory], j: int | None = None) -> go.Figure:
+def target_distance(trajectories: Mapping[str, Trajectory], j: int | None = None, name: str | None = None) -> go.Figure:
     """Figure of the RMS distance of each DT target from the final sample: when is the picture decided?
 
     Args:
-        trajectories: label -> trajectory. j: one sample, or None for the mean over all.
+        trajectories: label -> trajectory. j: one sample, or None for the mean over all. name: of that sample in the title.
     """
-    whose = "all samples" if j is None else f"sample {j}"
-    figure = style.figure(f"When is the result decided? ({whose})", "step", "RMS distance of DT target to the end", height=340)
+    whose = name or ("all samples" if j is None else f"sample {j}")
+    figure = style.figure(f"When is the result decided? ({whose})", "step", "RMS, DT target to the end", height=340)
     palette = style.colors(trajectories)
     for label, trajectory in trajectories.items():
         target = trajectory.target if j is None else trajectory.target[:, j : j + 1]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.errors import WorkbenchError
 
-SIZE, GAP = 448, 2
+SIZE, GAP = 640, 2
 
 
 class Cells(NamedTuple):
@@ -30,7 +30,7 @@ def cells(n: int, shape: tuple[int, ...], columns: int | None = None, size: int 
     """Lay out n images of `shape` (channels, height, width) so that the grid is about `size` pixels wide.
 
     >>> cells(16, (1, 8, 8))
-    Cells(columns=4, rows=4, scale=13, width=104, height=104, gap=2)
+    Cells(columns=4, rows=4, scale=19, width=152, height=152, gap=2)
     """
     if len(shape) != 3 or n < 1:
         raise WorkbenchError(f"a grid shows at least one image (channels, height, width), not {n} of shape {tuple(shape)}.")
@@ -52,7 +52,7 @@ def image_grid(images: Tensor, columns: int | None = None, size: int = SIZE) -> 
 
     >>> import torch
     >>> image_grid(torch.zeros(4, 1, 8, 8)).shape
-    (448, 448, 4)
+    (640, 640, 4)
     """
     pixels = to_uint8(images)
     place = cells(len(pixels), tuple(images.shape[1:]), columns, size)
@@ -68,7 +68,7 @@ def image_grid(images: Tensor, columns: int | None = None, size: int = SIZE) -> 
 def cell_at(x: float, y: float, n: int, shape: tuple[int, ...], columns: int | None = None, size: int = SIZE) -> int | None:
     """Which image lies at pixel (x, y) of `image_grid`, or None beside them all.
 
-    >>> cell_at(300, 10, 16, (1, 8, 8))
+    >>> cell_at(400, 10, 16, (1, 8, 8))
     2
     """
     place = cells(n, shape, columns, size)

@@ -61,12 +61,14 @@ def particles(
     color: str | None = None,
     extent: float = EXTENT,
     title: str | None = None,
+    name: str | None = None,
 ) -> go.Figure:
     """Figure of 2-D paths on the density: states as they move, DT targets as a second set of markers.
 
     Args:
         trajectory: of points (n, 2). label: of the model, for title and colour. density: exact density, or None.
         j: the sample to show in full, with the target of every step; None for the cloud alone. paths: at most so many paths.
+        name: of sample j in the legend, where j is only its place in this batch.
 
     Raises:
         WorkbenchError: if the samples are not points in two dimensions.
@@ -77,8 +79,10 @@ def particles(
         )
     color = color or style.colors([label])[label]
     steps = len(trajectory) - 1
-    asked = title or f"{label}: how do {steps} step{'s' * (steps != 1)} carry noise to data?"
-    figure = style.figure(asked, "x₁ (data units)", "x₂ (data units)", height=420)
+    carry = f"How do {steps} steps carry noise to data?" if steps != 1 else "How does one step carry noise to data?"
+    asked = title or f"<b>{label}</b><br>{carry}"
+    figure = style.figure(asked, "x₁ (data units)", "x₂ (data units)", height=470, margin={"l": 48, "r": 12, "t": 62, "b": 40})
+    name = name or f"sample {j}"
     if density is not None:
         z = np.round(density.z / max(float(density.z.max()), 1e-12), 3)
         figure.add_trace(
@@ -98,9 +102,10 @@ def particles(
     if j is not None:
         for k in range(steps):
             figure.add_trace(_line(np.stack([x[k, j], target[k, j]]), style.FAINT, "", 1, dash="dot", showlegend=False))
-        figure.add_trace(_line(x[:, j], color, f"sample {j}: state", 2.5, mode="lines+markers"))
+        figure.add_trace(_line(x[:, j], color, f"{name}: state", 2.5, mode="lines+markers"))
         if steps:
-            figure.add_trace(_markers(target[:-1, j], style.INK, f"sample {j}: DT targets", "x", 8))
+            figure.add_trace(_markers(target[:-1, j], style.INK, f"{name}: DT targets", "x", 7))
+        extent = max(extent, min(1.05 * float(np.abs(x[:, j]).max()), 4.0))
     figure.update_xaxes(range=[-extent, extent], constrain="domain")
     return figure.update_yaxes(range=[-extent, extent], scaleanchor="x", constrain="domain")
 

@@ -59,7 +59,14 @@ def figure(title: str, x: str = "", y: str = "", height: int = 360, **layout: An
     Args:
         title: the finding or the question. x, y: axis titles, with units. height: in pixels.
     """
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True, "title_font_size": 12}
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": GRID,
+        "automargin": True,
+        "title_font_size": 12,
+        "title_standoff": 6,
+    }
     made = go.Figure(
         layout={
             "template": "none",
@@ -71,7 +78,7 @@ def figure(title: str, x: str = "", y: str = "", height: int = 360, **layout: An
             "height": height,
             "xaxis": {"title": {"text": x}, **axis},
             "yaxis": {"title": {"text": y}, **axis},
-            "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}},
+            "legend": {"orientation": "h", "y": -0.24, "yanchor": "top", "x": 0, "font": {"size": 12}},
             "hoverlabel": {"font": {"family": FONT}},
             "uirevision": "keep",
         }

@@ -53,15 +53,30 @@ def film_strip(trajectories: Mapping[str, Trajectory], j: int = 0, frames: int =
         for place, k in enumerate(steps):
             for below, images in enumerate((trajectory.x, trajectory.target)):
                 _paste(picture, _cell(images[k, j]), top + below * step, place * step)
-            time = f"t={float(trajectory.t[k]):.2f}"
+            time = f"{float(trajectory.t[k]):.2f}"
             _note(figure, place * step + CELL / 2, top - 8, time, style.INK, "center", 10)
         nfe = trajectory.nfe[-1]
         text = f"<b>{label}</b> · {len(trajectory) - 1} step{'s' * (len(trajectory) != 2)}, {nfe} evaluation{'s' * (nfe != 1)}"
         _note(figure, 0, top - 23, text, palette[label], "left", 12)
     figure.add_trace(go.Image(source=grid.data_uri(picture), hoverinfo="skip", zsmooth=False))
-    figure.update_xaxes(range=[-4, picture.shape[1]], showticklabels=False, showgrid=False, constrain="domain", title=None)
+    figure.update_xaxes(
+        range=[-4, picture.shape[1]],
+        showticklabels=False,
+        showgrid=False,
+        showline=False,
+        constrain="domain",
+        ticks="",
+        title=None,
+    )
     figure.update_yaxes(
-        range=[picture.shape[0], 0], showticklabels=False, showgrid=False, scaleanchor="x", constrain="domain", title=None
+        range=[picture.shape[0], 0],
+        showticklabels=False,
+        showgrid=False,
+        showline=False,
+        scaleanchor="x",
+        constrain="domain",
+        ticks="",
+        title=None,
     )
     figure.update_xaxes(title={"text": "time t, from noise (left) to data (right)", "standoff": 4})
     return figure.update_layout(margin={"l": 8, "r": 8, "t": 44, "b": 28})

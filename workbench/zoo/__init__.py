@@ -72,25 +72,33 @@ def load(name: str | os.PathLike, device: str = "cpu") -> Any:
     >>> load("moons").shape
     (2,)
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise WorkbenchError(f"a model's name is {name!r}, but must be a name from workbench.catalog() or a folder.")
     text = os.fspath(name)
     if text in ANALYTIC:
         return ANALYTIC[text]()
     from workbench import student
 
+    try:
+        folder = _find(text)
+    except (OSError, RuntimeError) as error:  # too long a name, a forbidden folder, the home of an unknown user
+        raise WorkbenchError(f"{text[:80]!r} is not a name or a folder that can be opened.") from error
+    if folder is not None:
+        return student.load(folder, device)
+    if text.startswith(("/", ".", "~")):
+        raise MissingSource(f"there is no model folder {text!r}: give an existing folder, or a name from workbench.catalog().")
+    raise unknown("model", text, [entry.name for entry in catalog()])
+
+
+def _find(text: str) -> Path | None:
+    """The folder of a trained model: in the user's zoo, among the bundled ones, or at a path of its own."""
     parts = text.split("/")
     if len(parts) == 2 and all(part and part not in (".", "..") and "\\" not in part for part in parts):
         for root in (home() / "zoo", BUNDLED):
             if (root / text / "card.json").exists():
-                return student.load(root / text, device)
+                return root / text
     folder = Path(text).expanduser()
-    try:
-        if folder.is_dir():
-            return student.load(folder, device)
-    except OSError as error:
-        raise WorkbenchError(f"{text[:80]!r} is not a name or a folder that can be opened.") from error
-    if folder.is_absolute() or text.startswith((".", "~")):
-        raise MissingSource(f"there is no model folder {text!r}: give an existing folder, or a name from workbench.catalog().")
-    raise unknown("model", text, [entry.name for entry in catalog()])
+    return folder if text and folder.is_dir() else None
 
 
 def summary(entry: Entry) -> str:

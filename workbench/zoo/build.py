@@ -49,10 +49,9 @@ DIGITS_NET = {"image_size": 8, "patch": 2, "width": 64, "depth": 4, "heads": 4}
 BUILDS: dict[str, TeacherBuild | StudentBuild] = {
     "digits/teacher": TeacherBuild("digits", DIGITS_NET, batch=64, steps=8000, sampling=Sampling("dpmpp_2m", 25, guidance=1.5)),
     "fashion/teacher": TeacherBuild("fashion", {}, batch=96, steps=6250),
-    "digits/reflow": StudentBuild("digits/teacher", "reflow", 3000),
-    "digits/consistency": StudentBuild("digits/teacher", "consistency", 3000),
+    "digits/reflow": StudentBuild("digits/teacher", "reflow", 2000, {"count": 4096}),
+    "digits/consistency": StudentBuild("digits/teacher", "consistency", 1500),
     "digits/dmd2": StudentBuild("digits/teacher", "dmd2", 2400, {"turns": 3, "lr": 1.5e-4, "ema": 0.99}),
-    "digits/dmd2-4step": StudentBuild("digits/teacher", "dmd2", 2400, {"turns": 3, "inputs": 4, "lr": 1.5e-4, "ema": 0.99}),
     "fashion/reflow": StudentBuild("fashion/teacher", "reflow", 1200, {"count": 4096, "sampling": Sampling("dpmpp_2m", 16)}),
     "fashion/consistency": StudentBuild("fashion/teacher", "consistency", 900),
     "fashion/dmd2": StudentBuild("fashion/teacher", "dmd2", 3300, {"turns": 3, "lr": 1.5e-4, "ema": 0.99}),

@@ -1,4 +1,7 @@
-"""How the bundled classifiers and their reference features were made: `workbench zoo build fashion/classifier`."""
+"""How the bundled classifiers and their reference features were made.
+
+`workbench zoo build fashion/classifier --into FOLDER` trains one; `make_reference("fashion")` follows it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.data import ImageSet, load
-from workbench.distill.checkpoint import write_atomically, write_json
 from workbench.errors import Diverged, check_count, unknown
+from workbench.files import write_atomically, write_json
 from workbench.metrics.features import BUNDLED, image_features
 from workbench.networks.classifier import Classifier
 
@@ -109,7 +112,12 @@ def make_reference(name: str, folder: str | os.PathLike = BUNDLED) -> Path:
         "image_labels": labels[shown].to(torch.uint8),
     }
     file = Path(folder) / f"reference-{name}.safetensors"
-    about = {"data": NAMES[name], "n": str(len(images)), "seed": "0", "command": f"workbench zoo build {name}/reference"}
+    about = {
+        "data": NAMES[name],
+        "n": str(len(images)),
+        "seed": "0",
+        "made_by": f"workbench.zoo.classifier.make_reference({name!r})",
+    }
     write_atomically(file, lambda path: save_file(tensors, path, metadata=about))
     file.chmod(0o644)
     return file

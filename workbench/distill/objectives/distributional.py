@@ -18,7 +18,7 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.flow_matching import logit_normal
 from workbench.distill.objectives.parts import drop_labels, guided, normal
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, check_count
 from workbench.paths import per_sample
 
 
@@ -54,6 +54,10 @@ class FakeScore:
 
     turns: int = 5
     warmup: int = 0
+
+    def __post_init__(self):
+        check_count("turns", self.turns)
+        check_count("warmup", self.warmup, 0)
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,10 @@ class Distributional:
     def __post_init__(self):
         if isinstance(self.guidance, (int, float)):
             object.__setattr__(self, "guidance", Guidance(real=float(self.guidance)))
-        if isinstance(self.gan, float):
-            object.__setattr__(self, "gan", CriticHead(weight=self.gan))
+        if isinstance(self.gan, (int, float)):
+            object.__setattr__(self, "gan", CriticHead(weight=float(self.gan)))
         if isinstance(self.inputs, int):
+            check_count("inputs", self.inputs, 1, 1000)
             object.__setattr__(self, "inputs", BackSimulation(tuple(1 - k / self.inputs for k in range(self.inputs))))
 
     @property
@@ -164,8 +169,8 @@ class BoundDistributional:
         like_teacher = isinstance(own, nn.Module) and type(own) is type(student.net)
         start = own if like_teacher else student.net
         self.critic = Critic(copy.deepcopy(start).requires_grad_(True), switches.gan is not None)
-        fake = Network(self.critic.net, student.path, student.kind, student.shape, student.classes)
-        self.fake = guided(fake, switches.guidance.fake)
+        self.network = Network(self.critic.net, student.path, student.kind, student.shape, student.classes)
+        self.fake = guided(self.network, switches.guidance.fake)
         self.warmup = switches.critic.warmup or (0 if like_teacher else 200)
         self.players = {"student": student.net, "critic": self.critic}
         self.drawn: tuple[Tensor, Tensor | None] | None = None
@@ -200,7 +205,7 @@ class BoundDistributional:
         parts = {"gap": (real - fake).square().mean().sqrt()}
         if self.switches.gan is not None:
             tau = torch.rand(len(x), generator=rng, device=x.device).double()
-            adversarial = F.softplus(-self.critic.logits(self.path.mix(x, normal(x.shape, rng), tau), tau, cond)).mean()
+            adversarial = F.softplus(-self._logits(x, tau, cond, rng)).mean()
             loss = loss + self.switches.gan.weight * adversarial
             parts["gan"] = adversarial.detach()
         return loss, parts
@@ -214,15 +219,19 @@ class BoundDistributional:
         eps = normal(x.shape, rng)
         a, b = self.path.kind(self.student.kind, t)
         target = per_sample(a, x) * x + per_sample(b, x) * eps
-        error = (self.critic.net(self.path.mix(x, eps, t), t.to(x.dtype), cond) - target).square().mean()
+        x_t = self.path.mix(x, eps, t)
+        error = ((self.network.predict(x_t, t, cond) - target) / self.network.unit(x, t)).square().mean()
         gan = self.switches.gan
         if gan is None:
             return error, {}
         if batch.x0 is None:
             raise WorkbenchError("a GAN term compares with real samples: pass data=...")
         tau = torch.rand(len(x), generator=rng, device=x.device).double()
-        real_logits = self.critic.logits(self.path.mix(batch.x0, normal(x.shape, rng), tau), tau, batch.cond)
-        fake_logits = self.critic.logits(self.path.mix(x, normal(x.shape, rng), tau), tau, cond)
+        real_logits, fake_logits = self._logits(batch.x0, tau, batch.cond, rng), self._logits(x, tau, cond, rng)
         discriminator = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
         accuracy = 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean())
         return error + gan.critic_weight * discriminator, {"denoising": error.detach(), "accuracy": accuracy}
+
+    def _logits(self, x: Tensor, t: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
+        x_t = self.path.mix(x, normal(x.shape, rng), t)
+        return self.critic.logits(x_t / self.network.unit(x, t), t, cond)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workbench.denoiser import Denoiser
 from workbench.distill.loop import Batch, step_rng
+from workbench.errors import check_count
 from workbench.files import write_atomically
 from workbench.samplers.run import initial_noise, run
 from workbench.samplers.sample import Sampling
@@ -31,6 +32,10 @@ class Pairs:
     sampling: Sampling = field(default_factory=lambda: Sampling("heun", 12))
     chunk: int = 512
     dropout: float = 0.1
+
+    def __post_init__(self):
+        check_count("count", self.count)
+        check_count("chunk", self.chunk)
 
     def make(self, teacher: Denoiser, folder: File, seed: int, device: Any) -> Iterator[tuple[int, int]]:
         """Make what is missing below folder/pairs, yielding (done, total); returns the `Store`."""

@@ -17,7 +17,7 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.pairs import Pairs
 from workbench.distill.objectives.parts import L2, drop_labels, guided, normal, transfer
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, check_count
 from workbench.paths import Path
 
 
@@ -40,6 +40,10 @@ class Grid:
 
     first: int = 8
     last: int = 64
+
+    def __post_init__(self):
+        check_count("first", self.first)
+        check_count("last", self.last, self.first)
 
     def cells(self, progress: float) -> int:
         """N at this fraction of the run."""
@@ -88,6 +92,9 @@ class DiscreteConsistency:
     """
 
     substeps: int = 1
+
+    def __post_init__(self):
+        check_count("substeps", self.substeps)
 
     def __call__(self, teacher: Denoiser, student: Network, point: Point) -> Tensor:
         x, t = point.x, point.t

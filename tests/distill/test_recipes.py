@@ -1,0 +1,161 @@
+"""Recipes are rows: their fields, the options that reach inside them, and a few real steps of each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import workbench as wb
+from workbench.denoiser import Network
+from workbench.distill.distill import distill
+from workbench.distill.objectives.distributional import BackSimulation, CriticHead, Guidance
+from workbench.distill.recipes import RECIPES, get
+from workbench.errors import MissingSource, UnknownName, WorkbenchError
+from workbench.networks import new_network
+from workbench.samplers import SAMPLERS
+
+TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2], labels=[0, 1])
+EVERY = pytest.mark.parametrize("name", sorted(RECIPES))
+SMALL = {"reflow": {"count": 64}, "consistency": {}, "dmd2": {"warmup": 2, "turns": 2}}
+
+
+def last(**options):
+    return list(distill(**{"teacher": TEACHER, "steps": 6, "batch": 16, **options}))[-1]
+
+
+@pytest.fixture
+def unlabelled():
+    """A teacher that is a network of ours, as on an image set, without card or data."""
+    return Network(new_network((1, 8, 8), 3, "flow", "linear"), "linear", "flow", (1, 8, 8), 3)
+
+
+def test_every_recipe_says_what_it_is():
+    assert [recipe.name for recipe in wb.recipes()] == ["consistency", "dmd2", "reflow"]
+    for recipe in wb.recipes():
+        assert recipe.paper.startswith("arXiv ") and recipe.summary.endswith(".") and len(recipe.summary) > 40
+        assert recipe.sampling.sampler in SAMPLERS and recipe.steps >= 100 and 0 < recipe.ema < 1
+        assert "student" in recipe.optim and dataclasses.is_dataclass(recipe.objective)
+        assert get(recipe.name) is recipe and get(recipe) is recipe
+        assert len(set(recipe.options())) == len(recipe.options())
+
+
+def test_unknown_recipes_offer_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown recipe 'dmd': did you mean 'dmd2'\? Known: consistency, dmd2, reflow"):
+        get("dmd")
+
+
+def test_options_replace_fields_of_the_recipe_and_rates():
+    dmd2 = get("dmd2")
+    changed = dmd2.configured(batch=7, ema=0.5, steps=11, lr=1e-5, critic_lr=2e-5)
+    assert (changed.batch, changed.ema, changed.steps) == (7, 0.5, 11)
+    assert (changed.optim["student"].lr, changed.optim["critic"].lr) == (1e-5, 2e-5)
+    assert changed.optim["critic"].decay == dmd2.optim["critic"].decay and changed.objective == dmd2.objective
+    assert dmd2.batch is None and dmd2.configured() == dmd2
+
+
+def test_options_reach_nested_parts():
+    assert get("dmd2").configured(turns=3).objective.critic.turns == 3
+    assert get("dmd2").configured(floor=0.5).objective.weight.floor == 0.5
+    assert get("reflow").configured(count=99).objective.start.pairs.count == 99
+    assert get("reflow").configured(share=0.1).objective.times.share == 0.1
+    grid = get("consistency").configured(first=2, last=4, scale=0.1, substeps=3).objective
+    assert (grid.times.first, grid.times.last, grid.metric.scale, grid.target.substeps) == (2, 4, 0.1, 3)
+    for recipe in wb.recipes():  # what is not named stays
+        assert recipe.configured(dropout=0.25).objective == dataclasses.replace(recipe.objective, dropout=0.25)
+
+
+def test_numbers_stand_for_parts():
+    dmd2 = get("dmd2")
+    assert dmd2.configured(guidance=2).objective.guidance == Guidance(real=2.0, fake=1.0)
+    assert dmd2.configured(real=3.0).objective.guidance.real == 3.0
+    assert dmd2.configured(gan=3e-3).objective.gan == CriticHead(weight=3e-3)
+    assert dmd2.configured(gan=1).objective.gan == CriticHead(weight=1.0)
+    assert dmd2.configured(inputs=4).objective.inputs == BackSimulation((1.0, 0.75, 0.5, 0.25))
+    assert get("consistency").configured(guidance=2.5).objective.guidance == 2.5
+    assert dmd2.configured(gan=1e-2).objective.needs_data and not dmd2.objective.needs_data
+
+
+def test_unknown_options_offer_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown option of recipe 'dmd2' 'turn': did you mean 'turns'\?"):
+        get("dmd2").configured(turn=3)
+    with pytest.raises(UnknownName, match=r"option of recipe 'reflow' 'critic_lr'"):
+        get("reflow").configured(critic_lr=1e-3)
+    with pytest.raises(UnknownName, match=r"did you mean 'guidance'\?"):
+        distill(TEACHER, "consistency", guidence=2.0)
+
+
+def test_defaults_that_depend_on_the_problem():
+    dmd2 = get("dmd2")
+    points, images = dmd2.fitted((2,), True, ()), dmd2.fitted((1, 8, 8), False, ())
+    assert (points.batch, images.batch) == (256, 64)
+    assert points.optim["student"].lr == 4 * images.optim["student"].lr == 4 * dmd2.optim["student"].lr
+    assert images.objective.dropout == dmd2.objective.dropout < points.objective.dropout
+    kept = dmd2.configured(batch=5, lr=1e-3, dropout=0.2).fitted((2,), True, ("batch", "lr", "dropout"))
+    assert (kept.batch, kept.optim["student"].lr, kept.objective.dropout) == (5, 1e-3, 0.2)
+
+
+@EVERY
+def test_each_recipe_makes_a_student_that_runs_its_own_plan(tmp_path, name):
+    progress = last(recipe=name, run=tmp_path, **SMALL[name])
+    assert (
+        progress.stage == "done"
+        and progress.step == 6
+        and all(map(torch.isfinite, map(torch.tensor, progress.losses.values())))
+    )
+    student = wb.load(tmp_path / "student")
+    card = student.card
+    assert (card["recipe"], card["paper"], card["role"], card["teacher"]) == (name, get(name).paper, "student", "mixture")
+    assert (card["trained"]["steps"], card["trained"]["batch"], student.classes, card["seed"]) == (6, 16, 2, 0)
+    assert student.plan().sampler == get(name).sampling.sampler and student.plan().evaluations == 1
+    drawn = wb.sample(student, 5, [0, 1, 0, 1, -1])
+    assert drawn.shape == (5, 2) and torch.equal(drawn, wb.sample(progress.student, 5, [0, 1, 0, 1, -1]))
+    assert torch.equal(drawn, progress.samples(5, [0, 1, 0, 1, -1])) and progress.metrics["paired_rms"] > 0
+    assert card["figures"] == progress.metrics
+
+
+def test_a_student_of_four_steps_carries_the_times_it_was_trained_at(tmp_path):
+    student = last(recipe="dmd2", run=tmp_path, inputs=4, **SMALL["dmd2"]).student
+    assert student.plan().times == (1.0, 0.75, 0.5, 0.25, 0.0) and student.plan().evaluations == 4
+    assert wb.load(tmp_path / "student").plan().times == student.plan().times
+
+
+def test_a_gan_term_trains_on_draws_of_the_law(tmp_path):
+    progress = last(recipe="dmd2", run=tmp_path, gan=1e-2, **SMALL["dmd2"])
+    assert "student/gan" in progress.losses and "critic/accuracy" in progress.losses
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": -5}, "steps is -5"),
+        ({"steps": 1.5}, "steps is 1.5"),
+        ({"steps": None, "seconds": -1.0}, "seconds is -1.0"),
+        ({"steps": None, "seconds": 0}, "seconds is 0"),
+        ({"steps": None, "seconds": float("nan")}, "seconds is nan"),
+        ({"batch": 0}, "batch is 0"),
+        ({"recipe": "nope"}, "unknown recipe 'nope'"),
+        ({"teacher": lambda x, t, cond: x}, r"a teacher needs \.path and \.shape"),
+        ({"data": torch.full((4, 2), float("nan"))}, "NaN or infinite"),
+        ({"data": torch.zeros(0, 2)}, "empty"),
+        ({"data": [1, 2]}, "data is a list"),
+    ],
+)
+def test_impossible_requests_are_refused_at_the_call(tmp_path, options, said):
+    """At the call, not at the first step: nothing has been written."""
+    with pytest.raises(WorkbenchError, match=said):
+        distill(**{"teacher": TEACHER, "recipe": "consistency", "run": tmp_path / "run", "steps": 4, **options})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("recipe", "options"), [("consistency", {}), ("dmd2", {"gan": 1e-2})])
+def test_a_recipe_that_needs_data_says_so(unlabelled, recipe, options):
+    with pytest.raises(MissingSource, match=r"pass data=\.\.\."):
+        distill(unlabelled, recipe, **options)
+
+
+def test_a_start_that_does_not_fit(unlabelled):
+    with pytest.raises(WorkbenchError, match="init must have the teacher's shape, classes and path"):
+        distill(TEACHER, "consistency", init=unlabelled)
