@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -57,6 +58,17 @@ def warm() -> None:
         print(f"A model of the first space cannot be loaded: {error}", file=sys.stderr)
 
 
+def close(demo: gr.Blocks) -> None:
+    """Stop serving, whatever pages are still open."""
+    for _ in range(20):
+        try:
+            demo.close(verbose=False)
+            return
+        except RuntimeError:  # Gradio wakes its open connections from the wrong thread; once they are gone it works
+            time.sleep(0.05)
+    demo.server.close()
+
+
 def launch(host: str = "127.0.0.1", port: int = 7860, share: bool = False, open_browser: bool = False) -> None:
     """Serve the program until Ctrl-C.
 
@@ -83,7 +95,7 @@ def launch(host: str = "127.0.0.1", port: int = 7860, share: bool = False, open_
     except KeyboardInterrupt:
         print("\nClosed.")
     finally:
-        demo.close(verbose=False)
+        close(demo)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def served():
     demo = main.build()
     _, url, _ = demo.launch(server_port=free_port(), prevent_thread_lock=True, **main.settings())
     yield demo, url
-    demo.close(verbose=False)
+    main.close(demo)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def url():
         port = probe.getsockname()[1]
     demo = main.build()
     yield demo.launch(server_port=port, prevent_thread_lock=True, **main.settings())[1]
-    demo.close(verbose=False)
+    main.close(demo)
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,6 @@ class _Measure:
         self.last = time.monotonic()
         return self.values
 
-
     def _law(self, model: Network, n: int = 2048, draws: int = 4) -> dict[str, float]:
         # means over draws: a single floor moves by a factor of three with the luck of the mode counts
         from workbench.metrics import sliced_wasserstein

@@ -76,7 +76,9 @@ class Recipe:
         recipe = self.configured(**self.points) if len(shape) == 1 else self
         if not fresh:
             return recipe
-        return replace(recipe, optim={player: replace(rates, lr=FRESH_RATE * rates.lr) for player, rates in recipe.optim.items()})
+        return replace(
+            recipe, optim={player: replace(rates, lr=FRESH_RATE * rates.lr) for player, rates in recipe.optim.items()}
+        )
 
     def options(self) -> list[str]:
         """Names of everything that `configured` accepts."""

@@ -8,8 +8,6 @@ from pathlib import Path as File
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workbench.denoiser import Denoiser
@@ -39,6 +37,8 @@ class Pairs:
 
     def make(self, teacher: Denoiser, folder: File, seed: int, device: Any) -> Iterator[tuple[int, int]]:
         """Make what is missing below folder/pairs, yielding (done, total); returns the `Store`."""
+        from safetensors.torch import save_file
+
         place = folder / "pairs"
         plan = self.sampling.plan(teacher.path)
         pieces = []
@@ -79,6 +79,9 @@ class Store:
 
 
 def _read(file: File) -> dict[str, Tensor] | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(file) if file.exists() else None
     except SafetensorError:
