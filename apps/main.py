@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -60,13 +59,10 @@ def warm() -> None:
 
 def close(demo: gr.Blocks) -> None:
     """Stop serving, whatever pages are still open."""
-    for _ in range(20):
-        try:
-            demo.close(verbose=False)
-            return
-        except RuntimeError:  # Gradio wakes its open connections from the wrong thread; once they are gone it works
-            time.sleep(0.05)
-    demo.server.close()
+    try:
+        demo.close(verbose=False)
+    except RuntimeError:  # Gradio wakes its open connections from the wrong thread, before it closes the server
+        demo.server.close()
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860, share: bool = False, open_browser: bool = False) -> None:

@@ -220,7 +220,7 @@ def main() -> None:
         for line in part(args.repeats):
             verdict = "" if line.ratio <= line.target else "  MISSED"
             missed += bool(verdict)
-            ratio, target = (f"1/{1 / value:.1f}" if value < 1 else f"{value:.3f}" for value in (line.ratio, line.target))
+            ratio, target = (f"1/{1 / value:.1f}" if line.target < 1 else f"{value:.3f}" for value in (line.ratio, line.target))
             remark = f"  ({line.remark})" if line.remark else ""
             print(
                 f"{line.what:52} {line.ours:9.3f} {line.theirs:9.3f} {line.unit:8} {ratio:>7} {target:>7}{verdict}{remark}",

@@ -23,9 +23,8 @@ TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2])
 
 def finish(run: Path, recipe: str = "reflow", **options):
     options = {"steps": 24, "batch": 16, **({"count": 64} if recipe == "reflow" else {}), **options}
-    for progress in wb.distill(TEACHER, recipe, run=run, **options):
-        pass
-    return progress
+    *_, last = wb.distill(TEACHER, recipe, run=run, **options)
+    return last
 
 
 def weights(model) -> list[torch.Tensor]:
@@ -36,17 +35,10 @@ def weights(model) -> list[torch.Tensor]:
 def test_an_interrupted_run_ends_where_an_unbroken_one_does(tmp_path, recipe):
     options = {"steps": 50, "batch": 16, **{"reflow": {"count": 64}, "dmd2": {"warmup": 4}}.get(recipe, {})}
     whole = finish(tmp_path / "whole", recipe, **options).student
-    from workbench.distill import loop
-
     run = tmp_path / "broken"
-    original = loop.train.__kwdefaults__["checkpoint_seconds"]
-    loop.train.__kwdefaults__["checkpoint_seconds"] = -1.0  # checkpoint after every step
-    try:
-        for progress in wb.distill(TEACHER, recipe, run=run, **options):
-            if progress.step >= 20:
-                break
-    finally:
-        loop.train.__kwdefaults__["checkpoint_seconds"] = original
+    for progress in wb.distill(TEACHER, recipe, run=run, **options):
+        if progress.step >= 20:
+            break  # what is done is kept
     again = finish(run, recipe, **options)
     assert again.step == 50
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again.student), strict=True))
@@ -130,8 +122,7 @@ def test_rates():
 def test_one_step_reflow_learns_the_gaussian_flow_map(tmp_path):
     """One mode: the flow is the straight map x0 = mean + scale eps, which one step must reproduce (n = 512, seed 0)."""
     teacher = wb.mixture([[0.5, -0.3]], [0.4])
-    for progress in wb.distill(teacher, "reflow", run=tmp_path, steps=400, count=2048):
-        pass
+    *_, progress = wb.distill(teacher, "reflow", run=tmp_path, steps=400, count=2048)
     noise = torch.randn(512, 2, generator=torch.Generator().manual_seed(1))
     (final,) = [frame.x for frame in wb.run(progress.student.plan(), progress.student, noise) if frame.t == 0]
     exact = torch.tensor([0.5, -0.3]) + 0.4 * noise

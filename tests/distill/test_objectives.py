@@ -123,7 +123,7 @@ def test_straighten_ends_on_pure_noise():
     t, s = Straighten(0.4)(50, 0.5, step_rng(0, 0))
     assert bool((t == 1).all()) and bool((s == 0).all())
     t, _ = Straighten(0.4)(50, 0.1, step_rng(0, 0))
-    assert 0 < float(t.min()) and float(t.std()) > 0.1
+    assert float(t.min()) > 0 and float(t.std()) > 0.1
 
 
 def test_reflow_loss_is_zero_on_straight_pairs():

@@ -52,7 +52,7 @@ def test_options_replace_fields_of_the_recipe_and_rates():
     assert (changed.batch, changed.ema, changed.steps) == (7, 0.5, 11)
     assert (changed.optim["student"].lr, changed.optim["critic"].lr) == (1e-5, 2e-5)
     assert changed.optim["critic"].decay == dmd2.optim["critic"].decay and changed.objective == dmd2.objective
-    assert dmd2.batch is None and dmd2.configured() == dmd2
+    assert dmd2.batch == 64 and dmd2.configured() == dmd2
 
 
 def test_options_reach_nested_parts():
@@ -88,12 +88,16 @@ def test_unknown_options_offer_the_nearest():
 
 def test_defaults_that_depend_on_the_problem():
     dmd2 = get("dmd2")
-    points, images = dmd2.fitted((2,), True, ()), dmd2.fitted((1, 8, 8), False, ())
+    points, images = dmd2.fitted((2,), True), dmd2.fitted((1, 8, 8), False)
     assert (points.batch, images.batch) == (256, 64)
     assert points.optim["student"].lr == 4 * images.optim["student"].lr == 4 * dmd2.optim["student"].lr
-    assert images.objective.dropout == dmd2.objective.dropout < points.objective.dropout
-    kept = dmd2.configured(batch=5, lr=1e-3, dropout=0.2).fitted((2,), True, ("batch", "lr", "dropout"))
-    assert (kept.batch, kept.optim["student"].lr, kept.objective.dropout) == (5, 1e-3, 0.2)
+    assert images == dmd2 and dmd2.objective.dropout < points.objective.dropout
+    assert points.configured(batch=5, lr=1e-3, dropout=0.2).objective == dmd2.configured(dropout=0.2).objective
+
+
+def test_given_options_win_over_the_defaults_for_points(tmp_path):
+    progress = last(recipe="consistency", run=tmp_path, first=2, last=2)
+    assert progress.student.card["trained"]["objective"]["times"] == {"first": 2, "last": 2}
 
 
 @EVERY

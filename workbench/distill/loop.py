@@ -181,7 +181,11 @@ def train(
         if step % report_every == 0 or last or step == 1:
             values = {key: float(value) for key, value in losses.items()}
             folder.log({"step": step, "seconds": round(elapsed, 3), **values})
-            yield Progress(step, steps, values, {}, elapsed, average=average)
+            try:
+                yield Progress(step, steps, values, {}, elapsed, average=average)
+            except GeneratorExit:  # the consumer stopped: keep what is done
+                save()
+                raise
         if last or time.monotonic() - last_save > checkpoint_seconds:
             save()
             last_save = time.monotonic()

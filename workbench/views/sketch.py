@@ -79,7 +79,7 @@ def svg(figure: go.Figure, width: int = WIDTH) -> str:
         x, y = _axes(mine, layout, anchor, width, height, LINE * len(legend))
         body += [*_frame(x, y), *_clipped(x, y, [part for trace in mine for part in _trace(trace, x, y)])]
         body += _shapes(layout, anchor, x, y)
-        body += _notes(layout, x, y) if anchor == ("x", "y") else []
+        body += _notes(layout, anchor, x, y)
     body += _panel_titles(layout, width, height, LINE * len(legend))
     body += [part for row, items in enumerate(legend) for part in _legend(items, height - LINE * (len(legend) - row) + 8)]
     title = (layout.get("title") or {}).get("text", "")
@@ -161,7 +161,8 @@ def _frame(x: Axis, y: Axis) -> Iterator[str]:
     yield _text((x.start + x.end) / 2, bottom + 32, (x.layout.get("title") or {}).get("text", ""), anchor="middle")
     title = (y.layout.get("title") or {}).get("text", "")
     if title:
-        yield f'<g transform="translate(14 {(top + bottom) / 2:.0f}) rotate(-90)">{_text(0, 0, title, anchor="middle")}</g>'
+        beside = 14 if not (x.layout.get("domain") or [0])[0] else x.start - 44
+        yield f'<g transform="translate({beside:.0f} {(top + bottom) / 2:.0f}) rotate(-90)">{_text(0, 0, title, anchor="middle")}</g>'
 
 
 def _clipped(x: Axis, y: Axis, parts: list[str]) -> list[str]:
@@ -272,10 +273,10 @@ def _shapes(layout: dict, anchor: tuple[str, str], x: Axis, y: Axis) -> Iterator
         yield _line(a, b, c, d, style.INK, "2 3")
 
 
-def _notes(layout: dict, x: Axis, y: Axis) -> Iterator[str]:
+def _notes(layout: dict, anchor: tuple[str, str], x: Axis, y: Axis) -> Iterator[str]:
     for note in layout.get("annotations") or ():
         across, up = note.get("xref", "x"), note.get("yref", "y")
-        if across == "paper":
+        if (across.split(" ")[0], up.split(" ")[0]) != anchor:
             continue
         a = x.start + note["x"] * (x.end - x.start) if "domain" in across else x(note["x"])
         b = y.start + note["y"] * (y.end - y.start) if "domain" in up else y(note["y"])

@@ -34,7 +34,7 @@ def colors(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _preferred(label: str) -> int:
-    last = label.split("/")[-1].split(" ")[0].split("-")[0].lower()
+    last = label.split("/")[-1].replace(",", " ").split(" ")[0].split("-")[0].lower()
     return KNOWN[last] if last in KNOWN else 4 + zlib.crc32(label.encode()) % (len(PALETTE) - 4)
 
 
