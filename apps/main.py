@@ -82,12 +82,13 @@ def launch(host: str = "127.0.0.1", port: int = 7860, share: bool = False, open_
         demo.launch(
             server_name=host, server_port=port, share=share, inbrowser=open_browser, prevent_thread_lock=True, **settings()
         )
-    except OSError as error:
-        raise WorkbenchError(f"{host}:{port} cannot be used ({error}): is it taken? Choose another with --port.") from error
-    print(f"The workbench is open at {demo.local_url} (Ctrl-C ends it).", flush=True)
-    threading.Thread(target=warm, daemon=True).start()
-    try:
+        print(f"The workbench is open at {demo.local_url} (Ctrl-C ends it).", flush=True)
+        threading.Thread(target=warm, daemon=True).start()
         threading.Event().wait()
+    except OSError as error:
+        raise WorkbenchError(
+            f"{host}:{port} cannot be used, it may be taken: choose another port, or end what runs there."
+        ) from error
     except KeyboardInterrupt:
         print("\nClosed.")
     finally:

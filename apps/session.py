@@ -110,6 +110,7 @@ def defaults(space: str, count: int = 3) -> list[Setting]:
     settings = [setting for _, setting in ranked]
     one = [setting for setting in settings if setting.steps == 1]
     few = [setting for setting in settings if 1 < setting.steps <= 8]
+    few.sort(key=lambda setting: bool(one) and setting.model == one[0].model)  # stable: another model first, then by merit
     rest = [setting for setting in settings if setting.model not in {pick.model for pick in (*one[:1], *few[:1])}]
     others = list({setting.model: setting for setting in reversed(rest)}.values())[::-1]
     again = [own_setting(teacher)._replace(steps=steps) for steps in (4, 1, 8)]

@@ -52,7 +52,7 @@ def image_grid(images: Tensor, columns: int | None = None, size: int = SIZE) -> 
 
     >>> import torch
     >>> image_grid(torch.zeros(4, 1, 8, 8)).shape
-    (640, 640, 4)
+    (628, 628, 4)
     """
     pixels = to_uint8(images)
     place = cells(len(pixels), tuple(images.shape[1:]), columns, size)
