@@ -142,7 +142,7 @@ def test_options_and_guidance_of_the_card_are_used(tmp_path):
         (lambda folder: change(folder, network=["MLP"]), "unknown network"),
         (lambda folder: change(folder, path="cosine"), r"card\.json and config\.json differ in path"),
         (lambda folder: change(folder, kind="eps", classes=7), "differ in kind, classes"),
-        (lambda folder: change(folder, shape=5), "is damaged"),
+        (lambda folder: change(folder, shape=5), "differ in shape"),
         (lambda folder: change(folder, sampling={"sampler": "ddim", "speed": 3}), "is damaged"),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
         (lambda folder: (folder / "config.json").write_text('"owner/name"'), r"config\.json is damaged"),

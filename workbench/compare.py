@@ -211,7 +211,7 @@ def tabulate(
             "steps": plan.steps,
             "guidance": column.scale(),
             "nfe": trajectory.nfe[-1],
-            "ms/image": round(1000 * trajectory.seconds[-1] / n, 2),
+            "ms/image": float(f"{1000 * trajectory.seconds[-1] / n:.3g}"),
         }
         if reference is not None:
             row["error to fine solution"] = round(metrics.trajectory_error(x, reference), 4)

@@ -197,14 +197,14 @@ def finite(x: Tensor) -> bool:
 def stage_noise(like: Tensor, seed: int, stage: int, index: Sequence[int] | None = None) -> Tensor:
     """Standard normal noise of the shape of `like`, row j belonging to (seed, index[j], stage) alone.
 
-    Drawn in blocks of 8 sample indices, one CPU generator a block: neither batch size, nor position, nor device matters.
+    Drawn in blocks of 8 sample indices, one CPU generator a block: neither batch size, nor position, nor device, nor precision matters.
     """
     index = range(len(like)) if index is None else index
     blocks: dict[int, Tensor] = {}
     for block in {int(j) // NOISE_BLOCK for j in index}:
         mixed = (int(seed) * 0x9E3779B97F4A7C15 + (stage + 1) * 0xBF58476D1CE4E5B9 + (block + 1) * 0x94D049BB133111EB) % 2**63
         rng = torch.Generator().manual_seed(mixed ^ (mixed >> 31))
-        blocks[block] = torch.randn(NOISE_BLOCK, *like.shape[1:], generator=rng, dtype=like.dtype)
+        blocks[block] = torch.randn(NOISE_BLOCK, *like.shape[1:], generator=rng).to(like.dtype)
     if isinstance(index, range) and index.start == 0 and index.step == 1:
         return torch.cat([blocks[block] for block in sorted(blocks)])[: len(index)].to(like.device)
     return torch.stack([blocks[int(j) // NOISE_BLOCK][int(j) % NOISE_BLOCK] for j in index]).to(like.device)
