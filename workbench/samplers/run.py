@@ -73,10 +73,10 @@ def run(
 
 def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index: Sequence[int] | None) -> Iterator[Frame]:
     (start, clean, history, moves), stages = table_of(plan), plan.stages
-    jumps = [bool(getattr(model, "two_times", False)) for model in models]
+    two_times = [bool(getattr(model, "two_times", False)) for model in models]
     with torch.no_grad():
         x = noise * start
-    base, outputs, nfe, seconds, target = x, [], 0, 0.0, x
+    shape, base, outputs, nfe, seconds, target = x.shape, x, [], 0, 0.0, x
     for i in range(len(stages) + 1):
         began, graph = time.perf_counter(), torch.is_grad_enabled()
         if graph:  # off for the update and the evaluation, never across a yield
@@ -89,16 +89,19 @@ def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index
             if i == len(stages):
                 break
             stage = stages[i]
-            second = {"s": stage.to if stage.jump is None else stage.jump} if jumps[stage.model] else {}
-            target, count = evaluate(models[stage.model], x, stage.t, cond, **second)
+            model = models[stage.model]
+            if two_times[stage.model]:
+                target, count = evaluate(model, x, stage.t, cond, s=stage.to if stage.jump is None else stage.jump)
+            else:
+                target, count = evaluate(model, x, stage.t, cond)
             nfe += count
-            if target.shape != x.shape:
+            if target.shape != shape:
                 raise WorkbenchError(
-                    f"the model returned shape {tuple(target.shape)} for a state of shape {tuple(x.shape)}: they must be equal."
+                    f"the model returned shape {tuple(target.shape)} for a state of shape {tuple(shape)}: they must be equal."
                 )
             convert = moves[i].convert
-            outputs.insert(0, target if convert is None else combine(convert, (x, target)))
-            del outputs[history:]
+            output = target if convert is None else combine(convert, (x, target))
+            outputs = [output] if history == 1 else [output, *outputs[: history - 1]]
         finally:
             if graph:
                 torch.set_grad_enabled(True)
