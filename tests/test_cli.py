@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -178,13 +180,18 @@ def test_follow_says_how_to_go_on_after_ctrl_c(capsys, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_a_real_run_with_130_and_one_line(at_home):
     argv = [sys.executable, "-m", "workbench", "distill", "moons", "reflow", "--steps", "1000000", "--set", "count=64"]
-    run = subprocess.Popen(argv, env=ENVIRONMENT, cwd=at_home, stderr=subprocess.PIPE, text=True)
+    # a shell's background job ignores SIGINT, and children inherit that: give it back
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen(argv, env=ENVIRONMENT, cwd=at_home, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    watch = threading.Timer(90, run.kill)
+    watch.start()
     for line in run.stderr:
         if line.startswith("reflow from moons: step "):
             break
     time.sleep(0.2)
     run.send_signal(signal.SIGINT)
     rest = run.stderr.read()
+    watch.cancel()
     assert run.wait(30) == 130 and "Traceback" not in rest
     assert rest.rstrip().endswith("workbench: stopped by Ctrl-C.") and "go on from there" in rest
 
