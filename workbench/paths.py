@@ -6,6 +6,7 @@ prediction and one conversion between them) follows. Times and coefficients are 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -99,6 +100,11 @@ class Path:
         Raises:
             WorkbenchError: where the target is not determined, for example eps from x0 at sigma = 0.
         """
+        if not isinstance(t, Tensor):
+            return _conversion_at(self, source, target, float(t))
+        return self._conversion(source, target, t)
+
+    def _conversion(self, source: str, target: str, t: float | Tensor) -> tuple[Any, Any]:
         if source == target:
             one = torch.ones_like(t) if isinstance(t, Tensor) else 1.0
             return 0.0 * one, one
@@ -130,6 +136,12 @@ class Path:
         if isinstance(t, Tensor):
             alpha, sigma = per_sample(alpha, x0), per_sample(sigma, x0)
         return alpha * x0 + sigma * eps
+
+
+@functools.lru_cache(4096)
+def _conversion_at(path: Path, source: str, target: str, t: float) -> tuple[float, float]:
+    """Worked out once: a network asks at every step of every run, and a plan's times come back."""
+    return path._conversion(source, target, t)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
