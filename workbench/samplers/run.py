@@ -72,7 +72,7 @@ def run(
 
 
 def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index: Sequence[int] | None) -> Iterator[Frame]:
-    (start, clean, history, moves), stages = table_of(plan), plan.stages
+    (start, clean, history, moves), stages = table_of(plan, noise.dtype), plan.stages
     two_times = [bool(getattr(model, "two_times", False)) for model in models]
     with torch.no_grad():
         x = noise * start
@@ -119,7 +119,8 @@ def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index
 class Sum(NamedTuple):
     """A row without its zeros: factor held[first] + sum of c held[place]; a factor of 1 is None and costs nothing.
 
-    The factor is a tensor of no dimension: multiplying by it takes half as long as by a Python number.
+    The factor is a tensor of no dimension: multiplying by it takes half as long as by a Python number, a third
+    if it is float32 like the state.
     """
 
     first: int
@@ -154,27 +155,30 @@ class Table(NamedTuple):
     moves: tuple[Move, ...]
 
 
-def table_of(plan: Plan) -> Table:
-    """Worked out once a plan and kept with it."""
-    table = plan.__dict__.get("_table")
-    if table is None:
+def table_of(plan: Plan, dtype: torch.dtype) -> Table:
+    """Worked out once a plan and a precision of its factors (float64 for float64 states, else float32), and kept with the plan."""
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    tables = plan.__dict__.get("_tables")
+    if tables is None:
+        object.__setattr__(plan, "_tables", tables := {})
+    if dtype not in tables:
         start, end = plan.path.sigma(plan.times[0]), plan.path.sigma(plan.times[-1])
-        table = Table(start, end == 0, plan.history, tuple(_move(plan.path, stage) for stage in plan.stages))
-        object.__setattr__(plan, "_table", table)
-    return table
+        tables[dtype] = Table(start, end == 0, plan.history, tuple(_move(plan.path, stage, dtype) for stage in plan.stages))
+    return tables[dtype]
 
 
-def _move(path: Path, stage: Stage) -> Move:
-    convert = None if stage.kind == "x0" else sum_of(path.conversion("x0", stage.kind, stage.t))
-    x, base = (sum_of((row.x, row.base, row.noise, *row.outputs)) if row else None for row in (stage.x, stage.base))
+def _move(path: Path, stage: Stage, dtype: torch.dtype) -> Move:
+    convert = None if stage.kind == "x0" else sum_of(path.conversion("x0", stage.kind, stage.t), dtype)
+    rows = ((row.x, row.base, row.noise, *row.outputs) if row else None for row in (stage.x, stage.base))
+    x, base = (sum_of(row, dtype) if row else None for row in rows)
     return Move(convert, x, base, bool(stage.x.noise or (stage.base and stage.base.noise)))
 
 
-def sum_of(coefficients: Sequence[float]) -> Sum:
+def sum_of(coefficients: Sequence[float], dtype: torch.dtype = torch.float64) -> Sum:
     """The sum with these coefficients; one that is 1 comes first."""
     found = sorted(((place, float(c)) for place, c in enumerate(coefficients) if c), key=lambda term: term[1] != 1)
     (first, factor), *rest = found or [(0, 0.0)]
-    return Sum(first, None if factor == 1 else torch.tensor(factor, dtype=torch.float64), tuple(rest))
+    return Sum(first, None if factor == 1 else torch.tensor(factor, dtype=dtype), tuple(rest))
 
 
 def combine(row: Sum, held: Sequence[Tensor]) -> Tensor:
