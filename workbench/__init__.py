@@ -27,9 +27,13 @@ _LAZY = {
     "distill": "workbench.distill:",
     "recipes": "workbench.distill.recipes:recipes",
     "compare": "workbench.compare:",
+    "sweep": "workbench.sweep:",
+    "cite": "workbench.cite:",
+    "report": "workbench.report:",
     "data": "workbench.data:",
     "metrics": "workbench.metrics:",
     "views": "workbench.views:",
+    "widgets": "workbench.widgets:",
 }
 __all__ = sorted(_LAZY)
 

@@ -101,6 +101,36 @@ class Network:
         return r * prediction if self.rescale else prediction
 
 
+def picture_shape(model: Denoiser) -> tuple[int, ...]:
+    """Shape of one sample of a model as a picture, known without decoding one: that of a sample, unless the model decodes.
+
+    Raises:
+        WorkbenchError: for a model of latents that has nothing to decode them with.
+    """
+    return tuple(getattr(model, "picture_shape", model.shape))
+
+
+def decode(model: Denoiser, x: Tensor) -> Tensor:
+    """What a model draws, as a person sees it: a model with a `decode` of its own works on latents, any other on the picture.
+
+    Args:
+        x: samples (n, *shape), or their states at k steps (k, n, *shape); other leading axes likewise.
+
+    Raises:
+        WorkbenchError: for latents that the model cannot decode.
+
+    >>> model = Network(lambda x, t, cond: x, "linear", "flow", (2,))
+    >>> decode(model, torch.zeros(5, 3, 2)).shape
+    torch.Size([5, 3, 2])
+    """
+    own = getattr(model, "decode", None)
+    if own is None:
+        return x
+    leading = x.shape[: x.dim() - len(model.shape)]
+    made = own(x.reshape(-1, *model.shape))
+    return made.reshape(*leading, *made.shape[1:])
+
+
 def _times(t: float | Tensor, like: Tensor) -> Tensor:
     return t.to(like).expand(len(like)) if isinstance(t, Tensor) else like.new_full((len(like),), t)
 

@@ -7,6 +7,7 @@ prediction and one conversion between them) follows. Times and coefficients are 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch import Tensor
 from workbench.errors import WorkbenchError, unknown
 
 KINDS = ("x0", "eps", "v", "flow")
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 Function = Callable[[Tensor], Tensor]
 
 
@@ -291,6 +293,63 @@ def from_table(alphas_cumprod: Tensor, name: str = "table") -> Path:
     )
 
 
+@functools.lru_cache(64)
+def from_betas(schedule: str, count: int = 1000, low: float = 1e-4, high: float = 0.02, zero_snr: bool = False) -> Path:
+    """The path of one of diffusers' named tables; its own name says how to make it again, so that a card can hold it.
+
+    Args:
+        schedule: linear, scaled_linear (in sqrt(beta)) or squaredcos_cap_v2 (Improved DDPM, arXiv 2102.09672, eq. 17).
+        count: entries of the table. low, high: first and last beta; the cosine has none.
+        zero_snr: alpha moved and stretched to end at 0 (arXiv 2305.08891, algorithm 1).
+
+    Raises:
+        UnknownName: for any other schedule. WorkbenchError: for numbers that make no falling table.
+
+    >>> get(from_betas("linear").name).alpha(1.0)
+    0.0063
+    """
+    if schedule not in BETAS:
+        raise unknown("beta schedule", schedule, BETAS)
+    if not (2 <= count <= 100_000 and 0 <= low <= high < 1):
+        raise WorkbenchError(f"{count} betas from {low} to {high} make no table: take 2 to 100000, from 0 up to below 1.")
+    if schedule == "squaredcos_cap_v2":
+        level = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
+        betas = torch.tensor([min(1 - b / a, 0.999) for a, b in itertools.pairwise(level)], dtype=torch.float32)
+    else:  # in float32, as the tables that networks were trained with
+        power = 1 if schedule == "linear" else 2
+        betas = torch.linspace(low ** (1 / power), high ** (1 / power), count, dtype=torch.float32) ** power
+    table = torch.cumprod(1 - betas, 0)
+    if zero_snr:
+        alpha = table.sqrt()
+        table = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+    numbers = "" if schedule == "squaredcos_cap_v2" else f" {low!r} {high!r}"
+    return from_table(table, f"betas {schedule} {count}{numbers}{' zero_snr' * zero_snr}")
+
+
+def _from_name(name: str) -> Path | None:
+    """A path whose name says how to make it: a table of betas, or edm to another sigma."""
+    match name.split():
+        case ["betas", schedule, count, *rest] if schedule in BETAS and count.isdecimal():
+            numbers = [_number(word) for word in rest if word != "zero_snr"]
+            if len(numbers) in (0, 2) and None not in numbers:
+                return from_betas(schedule, int(count), *numbers, zero_snr="zero_snr" in rest)
+        case ["edm", "to", top] if (sigma := _number(top)) is not None and 2 < sigma < 1e6:
+            return _edm_to(sigma)
+    return None
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+@functools.lru_cache(64)
+def _edm_to(top: float) -> Path:
+    return edm if top == 80 else replace(_edm(top), name=f"edm to {top:g}")
+
+
 def from_scheduler(scheduler: Any) -> Path:
     """Read the path of a diffusers scheduler: its `alphas_cumprod` table, or `linear` for a flow-matching one.
 
@@ -308,9 +367,8 @@ def from_scheduler(scheduler: Any) -> Path:
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is not None:
         return from_table(table, name=f"table of {kind}")
-    if "EDM" in kind:
-        top = float(scheduler.config.sigma_max)
-        return edm if top == 80 else replace(_edm(top), name=f"edm to {top:g}")
+    if "EDM" in kind or kind == "CMStochasticIterativeScheduler":
+        return _edm_to(float(scheduler.config.sigma_max))
     raise WorkbenchError(
         f"{kind} has neither alphas_cumprod nor flow-matching sigmas: pass a path by name ({', '.join(NAMES)}) instead."
     )
@@ -321,13 +379,16 @@ NAMES = {path.name: path for path in (linear, cosine, vp, edm, trig)}
 
 
 def get(path: str | Path) -> Path:
-    """Return a path by name (linear, cosine, vp, edm, trig); a `Path` is returned as it is.
+    """Return a path by name (linear, cosine, vp, edm, trig, or one of `from_betas`); a `Path` is returned as it is.
 
     >>> get("vp").name
     'vp'
     """
     if isinstance(path, Path):
         return path
-    if path not in NAMES:
+    if path in NAMES:
+        return NAMES[path]
+    found = _from_name(path) if isinstance(path, str) else None
+    if found is None:
         raise unknown("path", path, NAMES)
-    return NAMES[path]
+    return found

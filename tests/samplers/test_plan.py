@@ -23,6 +23,18 @@ def test_plans_survive_json(sampler: str, path: str) -> None:
         assert back == each and str(back) == str(each)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["betas linear 1000 0.0001 0.02", "betas squaredcos_cap_v2 50", "betas scaled_linear 100 0.001 0.02 zero_snr", "edm to 60"],
+)
+def test_a_path_that_its_name_makes_again_is_stored(name: str) -> None:
+    made = wb.plan("dpmpp_2m", name, 5)
+    back = Plan.from_json(json.loads(json.dumps(made.to_json())))
+    assert back == made and back.path.name == name
+    copied = replace(paths.get(name), alpha_fn=lambda t: paths.get(name).alpha(t))  # another object, the same path
+    assert wb.plan("dpmpp_2m", copied, 5).to_json() == made.to_json()
+
+
 def test_damaged_plans() -> None:
     content = json.loads(json.dumps(wb.plan("heun", "linear", 2).to_json()))
     stage = content["stages"][0]
@@ -41,6 +53,9 @@ def test_damaged_plans() -> None:
         Plan.from_json({key: value for key, value in content.items() if key != "times"})
     with pytest.raises(WorkbenchError, match="cannot be stored"):
         wb.plan("ddim", replace(paths.linear, name="own"), 3).to_json()
+    for name in ("cosine", "betas linear 1000 0.0001 0.02", "betas linear 1000 0.5 2.0"):  # of another path, or of none
+        with pytest.raises(WorkbenchError, match="cannot be stored"):
+            wb.plan("ddim", replace(paths.linear, name=name), 3).to_json()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from workbench.metrics.distances import (
     wasserstein2,
 )
 from workbench.metrics.features import image_features, image_logits, reference, reference_images
+from workbench.metrics.principal import Principal, principal_components
 from workbench.metrics.report import Figure, measure, noise_floor
+from workbench.metrics.steps import curvature, decided, displacement, target_diversity, target_error
 from workbench.metrics.support import (
     DensityCoverage,
     ModeCoverage,
@@ -35,8 +37,12 @@ __all__ = [
     "ModeCoverage",
     "Moments",
     "PrecisionRecall",
+    "Principal",
     "class_agreement",
+    "curvature",
+    "decided",
     "density_coverage",
+    "displacement",
     "energy_distance",
     "frechet_distance",
     "frechet_from_moments",
@@ -53,10 +59,13 @@ __all__ = [
     "paired_errors",
     "pairwise_diversity",
     "precision_recall",
+    "principal_components",
     "reference",
     "reference_images",
     "sliced_wasserstein",
     "straightness",
+    "target_diversity",
+    "target_error",
     "trajectory_error",
     "wasserstein2",
 ]

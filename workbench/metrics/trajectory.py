@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
 from workbench.metrics.samples import distance_rows, flat, pair
-
-if TYPE_CHECKING:
-    from workbench.paths import Path
+from workbench.paths import Path, per_sample
 
 
 def paired_errors(x: Any, reference: Any) -> Tensor:
@@ -71,8 +69,7 @@ def straightness(states: Sequence[Tensor], times: Sequence[float] | Tensor, path
         raise WorkbenchError(f"there are {len(states)} states and {len(t)} times: give at least two, and one time a state.")
     z = [pair(state, states[0], least=1, paired=True)[0] for state in states]
     if path is not None:
-        alpha, sigma = path.alpha(t), path.sigma(t)
-        z, t = [state / float(a + s) for state, a, s in zip(z, alpha, sigma, strict=True)], sigma / (alpha + sigma)
+        z, t = list(in_flow_coordinates(torch.stack(z), t, path)), path.sigma(t) / (path.alpha(t) + path.sigma(t))
     steps = t.diff() / (t[-1] - t[0])
     if not bool((steps > 0).all()):
         raise WorkbenchError("times must rise, or fall, from each state to the next: give each state once, in order.")
@@ -84,6 +81,12 @@ def straightness(states: Sequence[Tensor], times: Sequence[float] | Tensor, path
         float(h * (chord - (end - start) / h).square().sum() / length)
         for start, end, h in zip(z[:-1], z[1:], steps.tolist(), strict=True)
     )
+
+
+def in_flow_coordinates(states: Tensor, times: Tensor, path: Path) -> Tensor:
+    """Return states (k, ...) at times (k,) as flow matching sees them, x / (alpha + sigma): fixed ends are straight there."""
+    times = times.double().cpu()
+    return states / per_sample(path.alpha(times) + path.sigma(times), states)
 
 
 def pairwise_diversity(x: Any, labels: Any = None) -> float:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
+
 from workbench import paths
 from workbench.errors import WorkbenchError
 from workbench.paths import Path
@@ -106,8 +108,12 @@ class Plan:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values that `Plan.from_json` reads back, with every coefficient."""
-        if self.path.name not in paths.NAMES:
+        """A dict of plain values that `Plan.from_json` reads back, with every coefficient.
+
+        Raises:
+            WorkbenchError: for a path that its name does not make again, such as a table of its own.
+        """
+        if not _named(self.path):
             raise WorkbenchError(
                 f"a plan on the path {self.path.name!r} cannot be stored: store the scheduler it was read from."
             )
@@ -134,6 +140,19 @@ class Plan:
         except (KeyError, TypeError, ValueError) as error:
             raise WorkbenchError(f"this is not a stored plan ({error}): make it again with workbench.plan.") from error
         return made.check()
+
+
+def _named(path: Path) -> bool:
+    """Whether `paths.get` makes the same path of its name."""
+    try:
+        again = paths.get(path.name)
+    except WorkbenchError:
+        return False
+    if again is path:
+        return True
+    at = torch.linspace(0, 1, 101, dtype=torch.float64)
+    same = (torch.allclose(one(at), other(at)) for one, other in ((again.alpha, path.alpha), (again.sigma, path.sigma)))
+    return again.timesteps == path.timesteps and all(same)
 
 
 def _stage(content: dict[str, Any]) -> Stage:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from workbench import paths
-from workbench.denoiser import Denoiser, evaluate
+from workbench.denoiser import Denoiser, decode, evaluate
 from workbench.errors import Diverged, WorkbenchError
 from workbench.paths import Path
 from workbench.samplers.plan import Plan, Stage
@@ -248,6 +248,12 @@ class Trajectory:
     def sample(self, j: int) -> Trajectory:
         """The trajectory of sample j alone, with a batch of one."""
         return Trajectory(self.t, self.x[:, j : j + 1], self.target[:, j : j + 1], self.nfe, self.seconds)
+
+    def decoded(self, model: Denoiser) -> Trajectory:
+        """As pictures, for the views: itself, unless the model that ran works on latents (`workbench.denoiser.decode`)."""
+        if not hasattr(model, "decode"):
+            return self
+        return replace(self, x=decode(model, self.x), target=decode(model, self.target))
 
 
 def record(frames: Iterable[Frame]) -> Trajectory:

@@ -1,28 +1,44 @@
 """Figures and pictures from what was computed elsewhere: plans, trajectories, histories, tables. Nothing here samples."""
 
-from workbench.views.curves import bars, error_curve, loss_curves, slope, target_distance
-from workbench.views.grid import cell_at, data_uri, image_grid, png
+from workbench.views.animation import Field, particles_animated
+from workbench.views.curves import bars, error_curve, loss_curves, slope
+from workbench.views.export import save
+from workbench.views.grid import cell_at, data_uri, difference, image_grid, png
+from workbench.views.motion import motion, principal
 from workbench.views.points import Density, nearest, particles, points_image
-from workbench.views.schedule import log_snr, plan_table
+from workbench.views.quality import quality, sampler_map
+from workbench.views.schedule import log_snr, plan_table, schedules
 from workbench.views.style import colors
-from workbench.views.trajectory import film_strip
+from workbench.views.targets import target_distance, target_diversity
+from workbench.views.trajectory import film_strip, target_grid_strip
 
 __all__ = [
     "Density",
+    "Field",
     "bars",
     "cell_at",
     "colors",
     "data_uri",
+    "difference",
     "error_curve",
     "film_strip",
     "image_grid",
     "log_snr",
     "loss_curves",
+    "motion",
     "nearest",
     "particles",
+    "particles_animated",
     "plan_table",
     "png",
     "points_image",
+    "principal",
+    "quality",
+    "sampler_map",
+    "save",
+    "schedules",
     "slope",
     "target_distance",
+    "target_diversity",
+    "target_grid_strip",
 ]

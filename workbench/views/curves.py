@@ -1,4 +1,4 @@
-"""Numbers against steps: targets that settle, losses that fall, errors whose slope is an order, bars with their floor."""
+"""Numbers against steps: losses that fall, errors whose slope is an order, bars with their floor."""
 
 from __future__ import annotations
 
@@ -9,28 +9,10 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from workbench.errors import WorkbenchError, unknown
-from workbench.samplers.run import Trajectory
 from workbench.views import style
 
 if TYPE_CHECKING:
     import pandas
-
-
-def target_distance(trajectories: Mapping[str, Trajectory], j: int | None = None, name: str | None = None) -> go.Figure:
-    """Figure of the RMS distance of each DT target from the final sample: when is the picture decided?
-
-    Args:
-        trajectories: label -> trajectory. j: one sample, or None for the mean over all. name: of that sample in the title.
-    """
-    whose = name or ("all samples" if j is None else f"sample {j}")
-    figure = style.figure(f"When is the result decided? ({whose})", "step", "RMS, DT target to the end", height=340)
-    palette = style.colors(trajectories)
-    for label, trajectory in trajectories.items():
-        target = trajectory.target if j is None else trajectory.target[:, j : j + 1]
-        final = trajectory.final if j is None else trajectory.final[j : j + 1]
-        away = (target - final).flatten(2).double().square().mean(2).sqrt().mean(1).tolist()
-        figure.add_trace(_curve(list(range(len(away))), away, label, palette[label]))
-    return figure.update_yaxes(rangemode="tozero")
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None, smooth: float = 0.9) -> go.Figure:

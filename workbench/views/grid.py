@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
+from workbench.views import style
 
 SIZE, GAP = 640, 2
 
@@ -62,6 +63,36 @@ def image_grid(images: Tensor, columns: int | None = None, size: int = SIZE) -> 
         cell = picture[top : top + place.height, left : left + place.width]
         cell[..., :3] = image.repeat(place.scale, 0).repeat(place.scale, 1)
         cell[..., 3] = 255
+    return picture
+
+
+def difference(a: Tensor, b: Tensor, columns: int | None = None, size: int = SIZE) -> np.ndarray:
+    """Draw where images a (n, c, h, w) are brighter (orange) or darker (blue) than b, as one RGBA picture like `image_grid`.
+
+    The signed difference is averaged over channels. The scale is fixed, so that pictures can be compared: full colour is a
+    difference of 1, half the range of [-1, 1]; equal pixels are transparent.
+
+    Raises:
+        WorkbenchError: if the shapes differ or these are not images.
+
+    >>> import torch
+    >>> difference(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), size=9)[0, 0].tolist()  # a is darker by 1: full blue
+    [47, 127, 193, 255]
+    """
+    if a.shape != b.shape or a.dim() != 4:
+        raise WorkbenchError(
+            f"a difference needs two batches (n, c, h, w) of one shape, not {tuple(a.shape)} and {tuple(b.shape)}."
+        )
+    signed = (a.detach().float() - b.detach().float().to(a.device)).mean(1).clamp(-1, 1).cpu().numpy()
+    place = cells(len(a), tuple(a.shape[1:]), columns, size)
+    picture = np.zeros((place.rows * (place.height + GAP), place.columns * (place.width + GAP), 4), np.uint8)
+    low, high = (np.array(style.rgb(style.DIVERGING[end][1]), np.uint8) for end in (0, 2))
+    for j, values in enumerate(signed):
+        top, left = (j // place.columns) * (place.height + GAP), (j % place.columns) * (place.width + GAP)
+        values = values.repeat(place.scale, 0).repeat(place.scale, 1)
+        cell = picture[top : top + place.height, left : left + place.width]
+        cell[..., :3] = np.where(values[..., None] < 0, low, high)
+        cell[..., 3] = np.ceil(255 * np.abs(values))
     return picture
 
 

@@ -46,6 +46,14 @@ def points_image(
     return np.concatenate([picture, 255 * alpha[..., None]], axis=2).round().clip(0, 255).astype(np.uint8)
 
 
+def density_image(density: Density, size: int = SIZE, extent: float = EXTENT) -> np.ndarray:
+    """The density alone as an RGBA picture (size, size, 4) of [-extent, extent]^2: grey, the denser the less transparent."""
+    picture = np.empty((size, size, 4), np.uint8)
+    picture[..., :3] = style.rgb(style.INK)
+    picture[..., 3] = (255 * 0.7 * np.sqrt(_resample(density, extent, size))).round()
+    return picture
+
+
 def nearest(px: float, py: float, points: Tensor, extent: float = EXTENT, size: int = SIZE) -> int:
     """Which of the points (n, 2) lies nearest to pixel (px, py) of `points_image`."""
     place = np.array([px / size * 2 * extent - extent, extent - py / size * 2 * extent])
@@ -73,10 +81,7 @@ def particles(
     Raises:
         WorkbenchError: if the samples are not points in two dimensions.
     """
-    if trajectory.x.dim() != 3 or trajectory.x.shape[-1] != 2:
-        raise WorkbenchError(
-            f"particles are drawn in two dimensions, not for samples of shape {tuple(trajectory.x.shape[2:])}."
-        )
+    check_points(trajectory)
     color = color or style.colors([label])[label]
     steps = len(trajectory) - 1
     carry = f"How do {steps} steps carry noise to data?" if steps != 1 else "How does one step carry noise to data?"
@@ -84,12 +89,7 @@ def particles(
     figure = style.figure(asked, "x₁ (data units)", "x₂ (data units)", height=470, margin={"l": 48, "r": 12, "t": 62, "b": 40})
     name = name or f"sample {j}"
     if density is not None:
-        z = np.round(density.z / max(float(density.z.max()), 1e-12), 3)
-        figure.add_trace(
-            go.Heatmap(
-                x=density.x.round(3), y=density.y.round(3), z=z, colorscale=style.DENSITY, showscale=False, hoverinfo="skip"
-            )
-        )
+        figure.add_trace(density_trace(density))
     x, target = (values.detach().cpu().double().numpy().round(3) for values in (trajectory.x, trajectory.target))
     shown = range(min(x.shape[1], paths))
     lines = np.concatenate([np.concatenate([x[:, k], [[np.nan, np.nan]]]) for k in shown])
@@ -108,6 +108,23 @@ def particles(
         extent = max(extent, min(1.05 * float(np.abs(x[:, j]).max()), 4.0))
     figure.update_xaxes(range=[-extent, extent], constrain="domain")
     return figure.update_yaxes(range=[-extent, extent], scaleanchor="x", constrain="domain")
+
+
+def check_points(trajectory: Trajectory) -> None:
+    """Raise unless the samples are points in two dimensions."""
+    if trajectory.x.dim() != 3 or trajectory.x.shape[-1] != 2:
+        raise WorkbenchError(
+            f"particles are drawn in two dimensions, not for samples of shape {tuple(trajectory.x.shape[2:])}."
+        )
+
+
+def density_trace(density: Density) -> go.Heatmap:
+    """A density as a grey shade, its peak at 1."""
+    z = np.round(density.z / max(float(density.z.max()), 1e-12), 3)
+    return go.Heatmap(
+        x=density.x.round(3), y=density.y.round(3), z=z, colorscale=style.DENSITY, showscale=False, hoverinfo="skip",
+        zsmooth="best",
+    )  # fmt: skip
 
 
 def _line(
@@ -143,7 +160,7 @@ def _dots(points: Tensor, extent: float, size: int, radius: float) -> np.ndarray
 
 def _resample(density: Density, extent: float, size: int) -> np.ndarray:
     place = (np.arange(size) + 0.5) / size * 2 * extent - extent
-    column = np.clip(np.searchsorted(density.x, place), 0, len(density.x) - 1)
-    row = np.clip(np.searchsorted(density.y, -place), 0, len(density.y) - 1)
+    column = np.searchsorted((density.x[1:] + density.x[:-1]) / 2, place)  # the nearest grid point
+    row = np.searchsorted((density.y[1:] + density.y[:-1]) / 2, -place)
     z = density.z[np.ix_(row, column)].astype(np.float32)
     return np.clip(z / max(float(density.z.max()), 1e-12), 0, 1)

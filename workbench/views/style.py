@@ -84,3 +84,13 @@ def figure(title: str, x: str = "", y: str = "", height: int = 360, **layout: An
         }
     )
     return made.update_layout(**layout) if layout else made
+
+
+def dress(panels: go.Figure, look: go.Figure) -> go.Figure:
+    """Give a figure of panels one above another the layout of `look`, one made by `figure`."""
+    layout = look.layout.to_plotly_json()
+    axis = {key: value for key, value in layout["xaxis"].items() if key != "title"}
+    panels.update_layout(**{key: value for key, value in layout.items() if key not in ("xaxis", "yaxis")})
+    panels.update_layout(legend={"y": -46 / (layout["height"] - 130)})  # as many pixels below as in a figure of one panel
+    panels.update_xaxes(**axis, title={"font": {"size": 12}, "standoff": 6})
+    return panels.update_yaxes(**axis, title={"font": {"size": 12}, "standoff": 6})
