@@ -58,7 +58,20 @@ def test_help_needs_no_torch_and_shows_examples():
 
 @pytest.mark.parametrize(
     "words",
-    ["app", "catalog", "sample", "compare", "distill", "recipes", "zoo", "zoo build", "zoo measure", "zoo table", "doctor"],
+    [
+        "app",
+        "catalog",
+        "sample",
+        "compare",
+        "distill",
+        "sweep",
+        "recipes",
+        "zoo",
+        "zoo build",
+        "zoo measure",
+        "zoo table",
+        "doctor",
+    ],
 )
 def test_every_command_has_help(capsys, words):
     status, out, _ = call(capsys, *words.split(), "--help")
@@ -116,7 +129,7 @@ def test_sample_keeps_the_numbers_and_repeats_them(capsys):
 def test_images_become_a_grid():
     import torch
 
-    from workbench.cli.pictures import draw
+    from workbench.report.pictures import draw
 
     images = torch.full((5, 1, 8, 8), -1.0)
     images[4] = 1.0

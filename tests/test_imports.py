@@ -26,6 +26,8 @@ FLOORS = (
     ("distill", "views"),
     ("zoo",),  # compare
     ("compare",),
+    ("cite", "sweep"),  # read what was compared
+    ("report",),  # a page about a comparison, with its citations
     ("workbench",),  # the public face, workbench/__init__.py: names only, each loaded when asked for
     ("widgets", "apps"),  # faces
     ("cli",),

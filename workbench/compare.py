@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Column:
     Attributes:
         model: a denoiser, or a name from `workbench.catalog()`. label: shown in the table; the model's name by default.
         sampler, schedule, steps, guidance, options: as for `workbench.sample`.
+        source: the name by which the model was loaded, or None for one that was handed over.
     """
 
     model: Denoiser | str
@@ -40,11 +41,13 @@ class Column:
     steps: int | None = None
     guidance: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
 
     def resolved(self) -> Column:
         """With the model loaded and a label."""
-        model = zoo.load(self.model) if isinstance(self.model, str) else self.model
-        return replace(self, model=model, label=self.label or getattr(model, "name", None) or type(model).__name__)
+        model, source = (zoo.load(self.model), self.model) if isinstance(self.model, str) else (self.model, self.source)
+        label = self.label or getattr(model, "name", None) or type(model).__name__
+        return replace(self, model=model, label=label, source=source)
 
     def plan(self) -> Plan:
         """The plan it runs."""
@@ -129,9 +132,16 @@ def columns_of(models: Any) -> tuple[Column, ...]:
     return tuple(made)
 
 
-def stream(columns: Sequence[Column], n: int, cond: Any = None, seed: int = 0) -> Iterator[tuple[int, Frame]]:
-    """Run every column from the same noise, yielding (column index, frame) as each denoises, column after column."""
-    for index, column in enumerate(columns):
+def stream(
+    columns: Sequence[Column], n: int, cond: Any = None, seed: int = 0, only: Sequence[int] | None = None
+) -> Iterator[tuple[int, Frame]]:
+    """Run columns from the same noise, yielding (column index, frame) as each denoises, column after column.
+
+    Args:
+        only: indices of the columns to run, in that order, by default all; each gives what it gives among all.
+    """
+    for index in range(len(columns)) if only is None else only:
+        column = columns[index]
         given = _cond(column.model, cond, n)
         noise = noise_for(columns[0].model, n, seed)
         for frame in run(column.plan(), prepare(column.model, column.guidance), noise, given, seed):
@@ -139,18 +149,41 @@ def stream(columns: Sequence[Column], n: int, cond: Any = None, seed: int = 0) -
 
 
 def fine_solution(
-    teacher: Denoiser, n: int, cond: Any = None, seed: int = 0, guidance: float | None = None, noise: Tensor | None = None
+    teacher: Denoiser,
+    n: int,
+    cond: Any = None,
+    seed: int = 0,
+    guidance: float | None = None,
+    noise: Tensor | None = None,
+    steps: int = FINE_STEPS,
 ) -> Tensor:
     """Where the teacher's own flow takes this noise: Heun at 64 steps (exact models), DPM-Solver++(2M) at 64 (networks).
 
     `noise` is by default the teacher's for this seed, which in another precision is other noise.
     """
     noise = noise_for(teacher, n, seed) if noise is None else noise
-    exact = hasattr(teacher, "log_density")
-    plan = default_sampling(teacher).plan(teacher.path, FINE_STEPS, "heun" if exact else "dpmpp_2m", "uniform")
-    for frame in run(plan, prepare(teacher, guidance), noise, _cond(teacher, cond, n), seed):
+    for frame in _fine_frames(teacher, _cond(teacher, cond, n), seed, guidance, noise, steps):
         last = frame
     return last.x
+
+
+def _fine_frames(teacher: Denoiser, cond: Any, seed: int, guidance: float | None, noise: Tensor, steps: int) -> Iterator[Frame]:
+    exact = hasattr(teacher, "log_density")
+    plan = default_sampling(teacher).plan(teacher.path, steps, "heun" if exact else "dpmpp_2m", "uniform")
+    return run(plan, prepare(teacher, guidance), noise, cond, seed)
+
+
+class Doing(NamedTuple):
+    """What a comparison in progress is at; the last one carries the result.
+
+    Attributes:
+        what: in words. done, total: evaluations of everything so far, and in all. result: the `Comparison`, at the end.
+    """
+
+    what: str
+    done: int
+    total: int
+    result: Comparison | None = None
 
 
 def compare(models: Any, n: int, cond: Any = None, seed: int = 0) -> Comparison:
@@ -167,19 +200,36 @@ def compare(models: Any, n: int, cond: Any = None, seed: int = 0) -> Comparison:
     >>> list(result.table.index)
     ['eight_gaussians', '3 steps']
     """
+    for doing in comparing(models, n, cond, seed):
+        last = doing
+    return last.result
+
+
+def comparing(models: Any, n: int, cond: Any = None, seed: int = 0) -> Iterator[Doing]:
+    """As `compare`, but one `Doing` after every evaluation, so that progress can be shown and `break` stops it."""
     n = check_count("n", n, 1, 20_000)
     columns = columns_of(models)
+    teacher, first = teacher_of(columns), columns[0].model
+    noise = noise_for(first, n, seed)
+    counts = [len(column.plan().stages) for column in columns]
+    fine = FINE_STEPS * (2 if hasattr(teacher, "log_density") else 1) if teacher is not None else 0
+    done, total = 0, sum(counts) + fine
     frames: dict[int, list[Frame]] = {index: [] for index in range(len(columns))}
     for index, frame in stream(columns, n, cond, seed):
         frames[index].append(frame)
+        yield Doing(columns[index].label, done + frame.i, total)
+        done += frame.i if frame.i == counts[index] else 0
     trajectories = {column.label: record(frames[index]) for index, column in enumerate(columns)}
-    teacher = teacher_of(columns)
-    noise = noise_for(columns[0].model, n, seed)
-    reference = fine_solution(teacher, n, cond, seed, noise=noise) if teacher is not None else None
+    reference = None
+    if teacher is not None:
+        for frame in _fine_frames(teacher, _cond(teacher, cond, n), seed, None, noise, FINE_STEPS):
+            yield Doing("the teacher's fine solution", min(done + frame.i, total), total)
+        reference = frame.x
+    yield Doing("the table", total, total)
     table, notes = tabulate(columns, trajectories, reference, cond, seed)
     images = {label: trajectory.final for label, trajectory in trajectories.items()}
-    first = columns[0].model
-    return Comparison(images, trajectories, table, reference, _cond(first, cond, n), columns, seed, notes)
+    made = Comparison(images, trajectories, table, reference, _cond(first, cond, n), columns, seed, notes)
+    yield Doing("done", total, total, made)
 
 
 def teacher_of(columns: Sequence[Column]) -> Denoiser | None:
@@ -187,9 +237,9 @@ def teacher_of(columns: Sequence[Column]) -> Denoiser | None:
     for column in columns:
         if getattr(column.model, "role", "teacher") == "teacher":
             return column.model
-    named = getattr(columns[0].model, "card", {}).get("teacher")
-    try:
-        return zoo.load(named) if named else None
+    named = str(getattr(columns[0].model, "card", {}).get("teacher") or "")
+    try:  # a name of the Hub is not followed: showing a student must not start a download
+        return zoo.load(named) if named and not named.startswith(zoo.HUB) else None
     except WorkbenchError:
         return None
 
@@ -225,56 +275,97 @@ def tabulate(
     return pandas.DataFrame.from_dict(rows, orient="index"), notes
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far samples are from the law that a model should have, and how far two draws of that law are from each other.
+
+    Attributes:
+        name: "sw2" (sliced 2-Wasserstein) or "Frechet" (on the bundled classifier's features).
+        real, other: two disjoint draws of the law (m, d), features of real images for Frechet.
+        space: whose classifier makes the features, or None where points are compared as they are.
+    """
+
+    name: str
+    real: Tensor
+    other: Tensor
+    space: str | None = None
+
+    def of(self, x: Tensor) -> float:
+        """The distance of samples (n, ...) to the law."""
+        return self._between(x if self.space is None else metrics.image_features(self.space, x))
+
+    def floor(self) -> float:
+        """The same between the two draws of the law: nothing measured against them can be told from the law below it."""
+        return self._between(self.other)
+
+    def _between(self, x: Tensor) -> float:
+        metric = metrics.sliced_wasserstein if self.space is None else metrics.frechet_distance
+        return float(metric(x, self.real))
+
+
+def distance_to_law(model: Denoiser, n: int, cond: Any = None) -> Distance | None:
+    """The distance by which n samples of a model are judged, or None where the law is not known or n is too small.
+
+    sw2 to n exact draws for analytic teachers and their students; the Frechet distance to real images for the spaces whose
+    features are bundled, from 200 samples on.
+    """
+    exact, space = exact_of(model), space_of(model)
+    if exact is not None and n >= 2:
+        given = _cond(exact, cond, n)
+        return Distance("sw2", exact.sample(n, 1, given), exact.sample(n, 2, given))
+    if space is not None and n >= FRECHET_LEAST:
+        return Distance("Frechet", *_real(space, n, cond), space)
+    return None
+
+
 def _law(column: Column, x: Tensor, cond: Any) -> dict[str, float]:
     """Figures against the law itself, where it is known exactly or its features are bundled."""
-    exact, n = _exact(column.model), len(x)
-    if exact is not None and n >= 2:
-        covered = metrics.mode_coverage(x, exact.means, exact.spectrum[:, 0].sqrt()) if exact.isotropic else None
-        row = {"sw2": round(metrics.sliced_wasserstein(x, exact.sample(n, 1, _cond(exact, cond, n))), 4)}
-        return row | ({"modes": round(covered.hit, 3), "off-mode": round(covered.off, 3)} if covered else {})
-    space = _space(column.model)
-    if space is None or n < 2:
-        return {}
-    given = _cond(column.model, cond, n)
-    row = {}
-    if given is not None and int(given.min()) >= 0:
-        row["class agreement"] = round(metrics.class_agreement(metrics.image_logits(space, x), given), 3)
-    if n >= FRECHET_LEAST:
-        row["Frechet"] = round(metrics.frechet_distance(metrics.image_features(space, x), _real(space, n, cond)[0]), 2)
+    exact, space, n = exact_of(column.model), space_of(column.model), len(x)
+    distance = distance_to_law(column.model, n, cond)
+    row: dict[str, float] = {}
+    if exact is None and space is not None and n >= 2:
+        given = _cond(column.model, cond, n)
+        if given is not None and int(given.min()) >= 0:
+            row["class agreement"] = round(metrics.class_agreement(metrics.image_logits(space, x), given), 3)
+    if distance is not None:
+        row[distance.name] = round(distance.of(x), 4 if exact is not None else 2)
+    if distance is not None and exact is not None and exact.isotropic:
+        covered = metrics.mode_coverage(x, exact.means, exact.spectrum[:, 0].sqrt())
+        row |= {"modes": round(covered.hit, 3), "off-mode": round(covered.off, 3)}
     return row
 
 
 def _floor_note(model: Denoiser, n: int, cond: Any) -> str:
-    exact, space = _exact(model), _space(model)
-    if exact is not None and n >= 2:
-        given = _cond(exact, cond, n)
-        floor = metrics.sliced_wasserstein(exact.sample(n, 2, given), exact.sample(n, 1, given))
+    distance = distance_to_law(model, n, cond)
+    if distance is None:
+        few = exact_of(model) is None and space_of(model) is not None
+        return f" Frechet distances need at least {FRECHET_LEAST} samples." if few else ""
+    floor, count = distance.floor(), len(distance.real)
+    if distance.space is None:
         return f" sw2: sliced 2-Wasserstein distance to {n} exact draws (floor {floor:.3f}, between two such draws)."
-    if space is None:
-        return ""
-    if n < FRECHET_LEAST:
-        return f" Frechet distances need at least {FRECHET_LEAST} samples."
-    one, two = _real(space, n, cond)
-    return f" Frechet distance on the bundled classifier's features to {len(one)} real images (floor {metrics.frechet_distance(two, one):.2f}, {len(two)} others)."
+    return f" Frechet distance on the bundled classifier's features to {count} real images (floor {floor:.2f}, {len(distance.other)} others)."
 
 
 def _real(space: str, n: int, cond: Any) -> tuple[Tensor, Tensor]:
     """Features of real images, of one class if one was asked for: two disjoint sets of at most n."""
     features, classes = metrics.reference(space)
-    if cond is not None and torch.as_tensor(cond).dim() == 0 and int(cond) >= 0:
-        features = features[classes == int(cond)]
+    asked = None if cond is None else torch.as_tensor(cond).unique()
+    if asked is not None and len(asked) == 1 and int(asked) >= 0:
+        features = features[classes == int(asked)]
     size = min(n, len(features) // 2)
     return features[:size], features[size : 2 * size]
 
 
-def _exact(model: Denoiser) -> Any:
+def exact_of(model: Denoiser) -> Any:
+    """The analytic teacher whose law a model should have: itself, or the one on its card; None for any other."""
     if hasattr(model, "log_density"):
         return model
     name = str(getattr(model, "card", {}).get("teacher", ""))
     return zoo.load(name) if name in zoo.ANALYTIC else None
 
 
-def _space(model: Denoiser) -> str | None:
+def space_of(model: Denoiser) -> str | None:
+    """The space with bundled features (digits or fashion) that a model draws in, or None."""
     name = getattr(model, "card", {}).get("teacher") or getattr(model, "name", "")
     space = str(name).split("/")[0]
     return space if space in ("digits", "fashion") else None

@@ -1,4 +1,4 @@
-"""The command `workbench`: the words that it takes. What they do lies in `commands.py`, `training.py` and `reports.py`.
+"""The command `workbench`: the words that it takes. What they do lies in `commands.py`, `comparing.py`, `training.py` and `reports.py`.
 
 Nothing here imports torch, so that `--help` and a misspelt word are answered at once.
 """
@@ -19,10 +19,28 @@ examples:
   workbench app --open                                      the comparison in a browser
   workbench sample fashion/teacher --cond Dress -n 16       a grid of images, in samples.png
   workbench compare digits/teacher digits/dmd2 -n 200       same noise through both, and a table
+  workbench compare moons moons@3 --out report.html         and a page to keep or to send
   workbench distill eight_gaussians consistency --seconds 60
   workbench recipes                                         the methods, their papers and options
 
 `workbench COMMAND --help` says more about each.
+"""
+
+
+COLUMNS = """
+
+settings of a column, behind its name and a colon:
+  sampler=euler  schedule=karras  steps=8  guidance=2  label="my student"
+  schedule=[1,0.6,0]              own times, falling from noise (1) to data (0)
+  eta=0.5  shift=3  t_end=0.01    options of the sampler and the schedule
+
+  workbench compare fashion/teacher:sampler=euler,steps=8,schedule=karras fashion/dmd2@4 -n 500 --out report.html
+
+--out may be given several times; the ending says what is written:
+  .html  a page with samples, figures, trajectories, settings, citations and the command that makes it again
+  .png   samples, one row a model          .gif   the samples as they denoise
+  .csv   the table                         .json  the table, the settings and the command
+  .safetensors  the samples as numbers
 """
 
 
@@ -132,12 +150,37 @@ def build_parser() -> Parser:
 
     compare = command(
         "compare",
-        "commands:compare",
+        "comparing:compare",
         "send the same noise through several models and print what was kept",
         "workbench compare fashion/teacher fashion/dmd2 fashion/dmd2@4 -n 500 --out images.png",
     )
-    compare.add_argument("models", nargs="+", metavar="MODEL", help="names or folders; NAME@STEPS sets the number of steps")
-    _drawing(compare, n=64, out=None, what="also a picture, one row a model")
+    word = "NAME, NAME@STEPS or NAME:key=value,... (a name from `workbench catalog`, or a folder)"
+    compare.add_argument("words", nargs="*", metavar="MODEL", help=word)
+    compare.add_argument("--models", nargs="+", action="extend", default=[], metavar="MODEL", help="the same, as an option")
+    _drawing(compare, n=64, out=None, what="also write a file, see below; may be repeated", many=True)
+    compare.epilog += COLUMNS
+
+    sweep = command(
+        "sweep",
+        "sweeps:sweep",
+        "find the sampler and schedule that a model should be run with",
+        "workbench sweep fashion/consistency --steps 1,2,4 --samplers euler,consistency --out table.csv",
+    )
+    sweep.add_argument(
+        "models", nargs="+", metavar="MODEL", help="names from `workbench catalog`, or folders; settings as for compare"
+    )
+    sweep.add_argument("--samplers", metavar="NAMES", help="with commas between (default: all)")
+    sweep.add_argument("--schedules", metavar="NAMES", help="with commas between (default: all)")
+    sweep.add_argument("--steps", metavar="COUNTS", help="with commas between (default: 1,2,4,8, and the model's own)")
+    sweep.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none (default: the model's own)")
+    sweep.add_argument("-n", type=int, default=500, help="samples of each plan (default: %(default)s)")
+    sweep.add_argument(
+        "--cond", default="all", help="class: a number, a name, several with commas, none, or all (the default) in turn"
+    )
+    sweep.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    sweep.add_argument(
+        "--out", action="append", metavar="FILE", help="also write a .csv table or an .html page; may be repeated"
+    )
 
     distill = command(
         "distill",
@@ -190,15 +233,18 @@ def build_parser() -> Parser:
     )
     table.add_argument("--write", metavar="FILE", help="put them between the markers of this file instead")
 
-    command("doctor", "reports:doctor", "say what this installation has and what it lacks")
+    command("doctor", "doctor:doctor", "say what this machine has, what it lacks, and how to get it")
     return top
 
 
-def _drawing(parser: argparse.ArgumentParser, n: int, out: str | None, what: str) -> None:
+def _drawing(parser: argparse.ArgumentParser, n: int, out: str | None, what: str, many: bool = False) -> None:
     parser.add_argument("-n", type=int, default=n, help="number of samples (default: %(default)s)")
     parser.add_argument("--cond", help='class: a number, a name ("Dress"), several with commas, or "all" in turn')
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--out", default=out, metavar="FILE", help=what + (f" (default: {out})" if out else ""))
+    if many:
+        parser.add_argument("--out", action="append", default=[], metavar="FILE", help=what)
+    else:
+        parser.add_argument("--out", default=out, metavar="FILE", help=what + (f" (default: {out})" if out else ""))
 
 
 def _training(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,8 @@
-"""`workbench app`, `sample` and `compare`."""
+"""`workbench app` and `sample`."""
 
 from __future__ import annotations
 
 import ast
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 
 from workbench import zoo
-from workbench.cli import pictures
+from workbench.denoiser import decode
 from workbench.errors import WorkbenchError, check_count, unknown
+from workbench.report import pictures
 from workbench.samplers.sample import default_sampling
 
 
@@ -45,36 +45,11 @@ def sample(args: Namespace) -> None:
     began = time.perf_counter()
     x = draw(model, n, cond, args.steps, args.sampler, args.schedule, args.guidance, args.seed, **options)
     seconds = time.perf_counter() - began
-    path = pictures.save(args.out, {"samples": x}, cond)
+    numbers = args.out.lower().endswith(".safetensors")  # latents stay latents there
+    path = pictures.save(args.out, {"samples": x if numbers else decode(model, x)}, cond)
     scale = default_sampling(model).guidance if args.guidance is None else args.guidance
     guided = f", guidance {scale:g}" if getattr(model, "classes", 0) and scale != 1 else ""
     print(f"{n} samples of {args.model} in {seconds:.2f} s: {plan}{guided}, seed {args.seed} -> {path}")
-
-
-def compare(args: Namespace) -> None:
-    """Print the table of a comparison, with the notes that say how it was measured."""
-    from workbench.cli.reports import console, show
-    from workbench.compare import Column, columns_of
-    from workbench.compare import compare as run
-
-    columns = []
-    for text in args.models:
-        name, at, steps = text.rpartition("@")
-        if at and not steps.isdigit():
-            raise WorkbenchError(f"{text!r} must be NAME@STEPS with a whole number of steps, such as fashion/dmd2@4.")
-        columns.append(Column(name, label=text, steps=int(steps)) if at else Column(text, label=text))
-    n = check_count("-n", args.n, 1, 20_000)
-    columns = columns_of(columns)
-    cond = classes(columns[0].model, args.cond, n)
-    single = cond is not None and bool((cond == cond[0]).all())
-    result = run(columns, n, int(cond[0]) if single else cond, args.seed)
-    show(
-        ["model", *result.table.columns],
-        ([label, *row] for label, row in zip(result.table.index, result.table.to_numpy().tolist(), strict=True)),
-    )
-    console().print(result.notes, soft_wrap=True, highlight=False)
-    if args.out:
-        print(f"images -> {pictures.save(args.out, result.images, cond)}", file=sys.stderr)
 
 
 def classes(model: Any, text: str | None, n: int) -> torch.Tensor | None:

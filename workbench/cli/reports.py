@@ -1,10 +1,7 @@
-"""`workbench catalog`, `recipes`, `zoo measure`, `zoo table` and `doctor`: what is there, as tables."""
+"""`workbench catalog`, `recipes`, `zoo measure` and `zoo table`: what is there, as tables."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -13,20 +10,6 @@ from typing import Any
 
 from workbench import zoo
 from workbench.errors import WorkbenchError, check_count, unknown
-
-PACKAGES = (
-    "torch",
-    "diffusers",
-    "safetensors",
-    "gradio",
-    "plotly",
-    "pandas",
-    "datasets",
-    "POT",
-    "torchmetrics",
-    "scikit-learn",
-    "rich",
-)
 
 
 def catalog(args: Namespace) -> None:
@@ -158,71 +141,6 @@ def fill(text: str, made: dict[str, str]) -> str:
         before, _, rest = text.partition(opening)
         text = f"{before}{opening}\n{content}\n{closing}{rest.partition(closing)[2]}"
     return text
-
-
-def doctor(args: Namespace) -> int:
-    """What this installation has; 1 if something that is bundled is damaged."""
-    import torch
-
-    import workbench
-
-    models, damaged = _models()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    rows = [
-        ("workbench", workbench.__version__),
-        ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("device", f"{device}, {torch.get_num_threads()} threads of {os.cpu_count()} processors"),
-        ("packages", ", ".join(_version(name) for name in PACKAGES)),
-        ("models", models),
-        *(("damaged", sentence) for sentence in damaged),
-        ("your models", f"{zoo.home() / 'zoo'}{'' if (zoo.home() / 'zoo').is_dir() else ' (not there yet)'}"),
-        ("digits", "scikit-learn's, always there"),
-        ("Fashion-MNIST", _fashion()),
-        ("browser", _browser()),
-    ]
-    show(["", ""], rows, header=False)
-    return int(bool(damaged))
-
-
-def _models() -> tuple[str, list[str]]:
-    count, damaged = {"bundled": 0, "user": 0}, []
-    for source, root in (("bundled", zoo.BUNDLED), ("user", zoo.home() / "zoo")):
-        for folder in sorted({path.parent for path in root.glob("*/*/card.json")} if root.is_dir() else ()):
-            if "classifier" in folder.name:
-                continue
-            try:
-                from workbench import student
-
-                student.load(folder)
-                count[source] += 1
-            except WorkbenchError as error:
-                damaged.append(str(error))
-    analytic = sum(entry.source == "analytic" for entry in zoo.catalog())
-    return f"{analytic} analytic, {count['bundled']} bundled, {count['user']} of your own, every file checked", damaged
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return f"{name} missing"
-
-
-def _fashion() -> str:
-    from workbench.data.images import FASHION_FOLDERS
-
-    given = os.environ.get("WORKBENCH_FASHION")
-    for folder in map(Path, [given] if given else FASHION_FOLDERS):
-        if folder.is_dir() and any(folder.rglob("train-images*")):
-            return f"IDX files in {folder}"
-    return "not on this machine, needed to train only: apt-get install dataset-fashion-mnist, or set WORKBENCH_FASHION to the IDX files"
-
-
-def _browser() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    return found or "no Chromium, needed by one test only: apt-get install chromium"
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[Any]], header: bool = True) -> None:

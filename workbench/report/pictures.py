@@ -42,11 +42,15 @@ def save(out: str, samples: Mapping[str, Tensor], labels: Tensor | None = None) 
     return path
 
 
-def draw(samples: Mapping[str, Tensor], labels: Tensor | None = None):
-    """A pillow image: one row a model if there are several, else a square grid; points side by side."""
+def draw(samples: Mapping[str, Tensor], labels: Tensor | None = None, reach: float | None = None):
+    """A pillow image: one row a model if there are several, else a square grid; points side by side, up to `reach`."""
     panels = list(samples.items())
     points = panels[0][1].dim() == 2
-    made = _scatters(panels, labels) if points else [_grid(x, None if len(panels) == 1 else min(len(x), 16)) for _, x in panels]
+    made = (
+        _scatters(panels, labels, reach)
+        if points
+        else [_grid(x, None if len(panels) == 1 else min(len(x), 16)) for _, x in panels]
+    )
     if len(panels) == 1:
         return made[0]
     return _stack([name for name, _ in panels], made, across=points)
@@ -69,10 +73,10 @@ def _grid(x: Tensor, columns: int | None = None):
     return Image.fromarray(page.permute(1, 2, 0).contiguous().numpy())
 
 
-def _scatters(panels: list[tuple[str, Tensor]], labels: Tensor | None) -> list:
+def _scatters(panels: list[tuple[str, Tensor]], labels: Tensor | None, reach: float | None) -> list:
     from PIL import Image, ImageDraw
 
-    reach = max(1.0, max(float(x[:, :2].abs().max()) for _, x in panels)) * 1.05
+    reach = reach or max(1.0, max(float(x[:, :2].abs().max()) for _, x in panels)) * 1.05
     made = []
     for _, x in panels:
         picture = Image.new("RGB", (PLOT, PLOT), PAPER)
