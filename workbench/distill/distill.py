@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from workbench import paths
 from workbench.data import load as load_data
 from workbench.data.batches import sampler
-from workbench.denoiser import Denoiser, Network
+from workbench.denoiser import Denoiser, Network, picture_shape
 from workbench.distill.loop import Batch, Progress, train
 from workbench.distill.objectives.distributional import BackSimulation
 from workbench.distill.recipes import Recipe, get
@@ -124,6 +124,7 @@ def _distill(teacher, student, recipe, draw, folder, steps, seconds, seed, devic
                 recipe=recipe.name,
                 paper=recipe.paper,
                 teacher=teacher_name,
+                **_latent(teacher),
                 guidance_baked_in=_baked(scale, teacher),
                 seed=seed,
                 trained={"steps": progress.step, "seconds": round(progress.seconds, 1), **settings},
@@ -197,6 +198,16 @@ def _default_data(teacher: Denoiser, seed: int) -> Any:
     return load_data(source)
 
 
+def _latent(teacher: Denoiser) -> dict[str, Any]:
+    """What a card says of a student that draws latents: what they look like decoded; its teacher decodes them."""
+    if not getattr(teacher, "latent", False):
+        return {}
+    try:
+        return {"latent": True, "picture_shape": list(picture_shape(teacher))}
+    except WorkbenchError:  # nothing decodes them
+        return {"latent": True, "picture_shape": None}
+
+
 def _new_student(teacher: Denoiser, init: Network | None, seed: int) -> tuple[Network, bool]:
     """A student that starts as `init` or the teacher, and False; or a fresh network of ours, and True."""
     source = init if init is not None else teacher
@@ -206,6 +217,13 @@ def _new_student(teacher: Denoiser, init: Network | None, seed: int) -> tuple[Ne
         if tuple(source.shape) != tuple(teacher.shape) or source.classes != classes or source.path.name != path.name:
             raise WorkbenchError("init must have the teacher's shape, classes and path.")
         return Network(copy.deepcopy(net).requires_grad_(True), path, source.kind, teacher.shape, classes), False
+    try:
+        paths.get(path.name)  # what the student's card will hold
+    except WorkbenchError as error:
+        raise WorkbenchError(
+            f"the teacher's path, {path.name!r}, has no name that a student's card could hold: "
+            "give the teacher a path by name, or a scheduler with linear, scaled_linear or squaredcos_cap_v2 betas."
+        ) from error
     from workbench.networks import new_network
 
     kind = "flow" if path.smooth else "v"

@@ -42,9 +42,13 @@ class Objective(Protocol):
     players: dict[str, nn.Module]
     product: str
 
-    def turn(self, step: int) -> Sequence[str]: ...
+    def turn(self, step: int) -> Sequence[str]:
+        """Names of the players to update at this step, in order."""
+        ...
 
-    def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a player, with a graph, and parts of it by name, without one; all randomness is from `rng`."""
+        ...
 
 
 @dataclass(frozen=True)

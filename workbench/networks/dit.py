@@ -26,6 +26,7 @@ class Block(nn.Module):
         self.table = nn.Parameter(torch.zeros(6, width))
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Tokens (n, tokens, width) after this block; modulation (n, 6, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).unsqueeze(2).unbind(1)
         n, tokens, width = x.shape
         q, k, v = self.qkv(self.norm1(x) * (1 + scale1) + shift1).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -109,6 +110,7 @@ class DiT(ModelMixin, ConfigMixin):
         return tokens, c
 
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+        """Return the prediction of its kind, of the shape of x, at times t in [0, 1] (n,) and labels (n,), -1 for none."""
         tokens, c = self.features(x, t, cond, s)
         shift, scale = self.last_modulation(c).unsqueeze(1).chunk(2, dim=2)
         patches = self.head(self.norm(tokens) * (1 + scale) + shift)

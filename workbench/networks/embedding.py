@@ -23,6 +23,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * bands, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
+        """Embed times (n,) as vectors (n, width)."""
         angle = t[:, None].to(self.frequencies.dtype) * self.frequencies
         weight = self.mlp[0].weight
         return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1).to(weight.dtype))

@@ -64,5 +64,6 @@ class MLP(ModelMixin, ConfigMixin):
         return h, c
 
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+        """Return the prediction of its kind, of the shape of x, at times t in [0, 1] (n,) and labels (n,), -1 for none."""
         h, _ = self.features(x, t, cond, s)
         return self.head(F.silu(h))

@@ -1,7 +1,9 @@
 """Models by name: analytic teachers, the bundled networks, and what the user has trained.
 
 A name is `space/model` (fashion/teacher, digits/dmd2) or that of an analytic teacher (eight_gaussians). The user's own
-folder, WORKBENCH_HOME or ~/.local/share/workbench, comes before what is bundled.
+folder, WORKBENCH_HOME or ~/.local/share/workbench, comes before what is bundled: zoo/space/model in it holds a model that
+`workbench distill` saved, or a diffusers pipeline. A pipeline of the Hub is `hf:org/name`; without the prefix, no name ever
+reaches for the network.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import MissingSource, WorkbenchError, unknown
+from workbench.errors import MissingSource, UnknownName, WorkbenchError, unknown
 from workbench.teachers.mixture import ANALYTIC, Mixture
 
 BUNDLED = Path(__file__).parent / "bundled"
+HUB = "hf:"  # begins the name of a pipeline on the Hub
 SPACES = {"2-D": tuple(name for name in ANALYTIC if name != "mixture64"), "64-D": ("mixture64",)}
 
 
@@ -25,7 +28,7 @@ class Entry:
     Attributes:
         name: what `load` takes. role: "teacher" or "student". space: models of one space compare with one another.
         source: "analytic", "bundled" or "user". summary: one sentence. folder: where it lies, or None.
-        card: the card of a trained model, {} for an analytic one.
+        card: the card of a trained model or, made from its configurations, of a diffusers pipeline; {} for an analytic one.
     """
 
     name: str
@@ -55,19 +58,30 @@ def catalog() -> list[Entry]:
     """
     entries = {name: _analytic_entry(name) for name in ANALYTIC}
     for source, root in (("bundled", BUNDLED), ("user", home() / "zoo")):
-        for card_file in sorted(root.glob("*/*/card.json")) if root.is_dir() else []:
-            entry = _entry(card_file, source)
+        for folder in folders(root):
+            entry = _entry(folder, source)
             if entry is not None:
                 entries[entry.name] = entry
     return sorted(entries.values(), key=lambda entry: (entry.space, entry.role == "student", entry.name))
 
 
+def folders(root: Path) -> list[Path]:
+    """The folders root/space/model that hold a model, whole or damaged."""
+    found = {file.parent for pattern in ("card.json", "model_index.json") for file in root.glob(f"*/*/{pattern}")}
+    return sorted(found)
+
+
 def load(name: str | os.PathLike, device: str = "cpu") -> Any:
-    """Load a teacher or student by name or from a folder that `save` wrote.
+    """Load a teacher or student.
+
+    Args:
+        name: from the catalog; a folder that `save` wrote; a folder of a diffusers pipeline, or of a bare network with its
+            scheduler beside it; or `hf:org/name`, a pipeline of the Hub. Weights are read from safetensors alone.
 
     Raises:
         UnknownName: for a name that the catalog does not have, with the nearest one.
-        WorkbenchError: for a damaged folder; the message says what is wrong.
+        MissingSource: for a folder or a Hub id that is not there.
+        WorkbenchError: for a folder that is damaged or holds something else; the message says what is wrong.
 
     >>> load("moons").shape
     (2,)
@@ -77,17 +91,42 @@ def load(name: str | os.PathLike, device: str = "cpu") -> Any:
     text = os.fspath(name)
     if text in ANALYTIC:
         return ANALYTIC[text]()
-    from workbench import student
+    from workbench.zoo import pipelines
 
+    if text.startswith(HUB):
+        return pipelines.load_hub(text, device)
     try:
         folder = _find(text)
     except (OSError, RuntimeError) as error:  # too long a name, a forbidden folder, the home of an unknown user
         raise WorkbenchError(f"{text[:80]!r} is not a name or a folder that can be opened.") from error
     if folder is not None:
-        return student.load(folder, device)
-    if text.startswith(("/", ".", "~")):
+        return _load_folder(folder, device)
+    if text.startswith(("/", ".", "~")) or text.count("/") > 1:
         raise MissingSource(f"there is no model folder {text!r}: give an existing folder, or a name from workbench.catalog().")
-    raise unknown("model", text, [entry.name for entry in catalog()])
+    entries = catalog()
+    error = unknown("model", text, [entry.name for entry in entries])
+    if pipelines.HUB_NAME.fullmatch(text) and text.split("/")[0] not in {entry.space for entry in entries}:
+        raise UnknownName(f"{error} A model of the Hub is written {HUB + text!r}.")
+    raise error
+
+
+def check(folder: Path) -> None:
+    """Read every file of a model in a zoo, as `load` does.
+
+    Raises:
+        WorkbenchError: for the first thing that is wrong.
+    """
+    _load_folder(folder, "cpu")
+
+
+def _load_folder(folder: Path, device: str) -> Any:
+    from workbench import student
+    from workbench.zoo import pipelines
+
+    if (folder / student.CARD).exists() or not pipelines.is_pipeline(folder):
+        return pipelines.lend_decoder(student.load(folder, device))
+    in_zoo = folder.parent.parent == home() / "zoo"
+    return pipelines.load(folder, device, f"{folder.parent.name}/{folder.name}" if in_zoo else None)
 
 
 def _find(text: str) -> Path | None:
@@ -95,7 +134,7 @@ def _find(text: str) -> Path | None:
     parts = text.split("/")
     if len(parts) == 2 and all(part and part not in (".", "..") and "\\" not in part for part in parts):
         for root in (home() / "zoo", BUNDLED):
-            if (root / text / "card.json").exists():
+            if any((root / text / file).exists() for file in ("card.json", "model_index.json")):
                 return root / text
     folder = Path(text).expanduser()
     return folder if text and folder.is_dir() else None
@@ -114,12 +153,17 @@ def _analytic_entry(name: str) -> Entry:
     return Entry(name, "teacher", space, "analytic", text, card={})
 
 
-def _entry(card_file: Path, source: str) -> Entry | None:
+def _entry(folder: Path, source: str) -> Entry | None:
     from workbench.files import read_json
 
+    name = f"{folder.parent.name}/{folder.name}"
     try:
-        card = read_json(card_file)
-        name = f"{card_file.parent.parent.name}/{card_file.parent.name}"
+        if not (folder / "card.json").exists():
+            from workbench.zoo import pipelines
+
+            card = pipelines.card_of(folder, name)
+            return Entry(name, card["role"], folder.parent.name, source, pipelines.summary(card), folder, card)
+        card = read_json(folder / "card.json")
         plan = card["sampling"]
         made = (
             f"{card['recipe']} student of {card['teacher']}"
@@ -128,6 +172,6 @@ def _entry(card_file: Path, source: str) -> Entry | None:
         )
         text = f"{made}, {card['parameters'] / 1e6:.2f} M parameters, {plan['sampler']} at {plan['steps']} step{'s' * (plan['steps'] > 1)}"
         space = card["teacher"].split("/")[0] if card["role"] == "student" else name.split("/")[0]
-        return Entry(name, card["role"], space, source, text, card_file.parent, card)
+        return Entry(name, card["role"], space, source, text, folder, card)
     except (WorkbenchError, KeyError, TypeError, AttributeError):
         return None

@@ -176,12 +176,14 @@ class BoundDistributional:
         self.drawn: tuple[Tensor, Tensor | None] | None = None
 
     def turn(self, step: int) -> Sequence[str]:
+        """The critic at every step; the student too once in `turns` steps after the warm-up."""
         self.drawn = None
         if step >= self.warmup and (step - self.warmup) % self.switches.critic.turns == 0:
             return ("student", "critic")
         return ("critic",)
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's score gap (and GAN term), or the critic's denoising error (and discriminator)."""
         return self._student_loss(batch, rng) if player == "student" else self._critic_loss(batch, rng)
 
     def _generate(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:

@@ -38,9 +38,11 @@ class FlowMatching:
         self.path = paths.get(self.net.config.path)
 
     def turn(self, step: int) -> Sequence[str]:
+        """The teacher, always."""
         return ("teacher",)
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the prediction at random times."""
         x0, cond = batch.x0, batch.cond
         t = logit_normal(len(x0), rng, self.time_mean, self.time_std)
         eps = torch.randn(x0.shape, generator=rng, device=x0.device, dtype=x0.dtype)

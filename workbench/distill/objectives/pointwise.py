@@ -168,12 +168,14 @@ class BoundPointwise:
             self.prepare = self._prepare
 
     def turn(self, step: int) -> Sequence[str]:
+        """The student, always."""
         return ("student",)
 
     def _prepare(self, folder: File, seed: int, device: Any):
         self.store = yield from self.switches.start.pairs.make(self.teacher, folder, seed, device)
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean distance of the student's prediction to its target; parts: the same at low and at high noise."""
         switches, path = self.switches, self.student.path
         if self.store is not None:
             batch = self.store.draw(batch, rng)
