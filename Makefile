@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: app test lab notebooks bench lint format clean distclean help
+.PHONY: app test lab notebooks bench bench-app docs lint format clean distclean help
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -26,6 +26,13 @@ notebooks: $(VENV)/.installed-test ## run the notebooks and store their new outp
 
 bench: $(VENV)/.installed-app ## print what the executor costs against diffusers' schedulers
 	@$(PY) benchmarks/overhead.py $(ARGS)
+
+bench-app: $(VENV)/.installed-test ## print how fast the app answers, what it weighs, and whether its memory stays flat (needs Chromium)
+	@$(PY) benchmarks/app.py $(ARGS)
+
+docs: $(VENV)/.installed-test ## build the documentation into docs/_build; a warning is an error
+	@$(PY) -m sphinx -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
 
 lint: $(VENV)/.installed-test ## check style and format with ruff
 	@$(PY) -m ruff check .

@@ -1,37 +1,21 @@
-"""The Compare tab: same noise through two to four models, streamed step by step, then measured."""
+"""The Compare tab: its layout, and which control calls what. The answers are in `live.py` and `details.py`."""
 
 from __future__ import annotations
 
 import functools
-import logging
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import numpy as np
-import torch
 
-from apps import pages, session
+from apps import details, links, live, pages, session, viewer
+from apps.live import MOST_COLUMNS
 from apps.session import ANY, MOST_STEPS, NONE, OWN, Setup
-from workbench import schedules, views
-from workbench.compare import tabulate
+from workbench import schedules
 from workbench.errors import WorkbenchError
-from workbench.samplers import SAMPLERS, record
-from workbench.samplers.run import Frame
+from workbench.samplers import SAMPLERS
 
-MOST_COLUMNS = 4
 HEAVY, LIGHT = "run", "redraw"
-log = logging.getLogger("workbench.app")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a page keeps of its last comparison: the question, and for points where each one landed."""
-
-    setup: Setup
-    finals: tuple[np.ndarray | None, ...]
 
 
 @dataclass
@@ -42,11 +26,10 @@ class Contender:
     model: gr.Dropdown
     sampler: gr.Dropdown
     schedule: gr.Dropdown
-    steps: gr.Number
-    guidance: gr.Number
+    steps: gr.Slider
+    guidance: gr.Slider
     note: gr.HTML
-    picture: gr.Image
-    status: gr.HTML
+    picture: gr.HTML
 
     @property
     def controls(self) -> list[Any]:
@@ -54,67 +37,91 @@ class Contender:
         return [self.model, self.sampler, self.schedule, self.steps, self.guidance]
 
 
-def build(idle_seconds: float) -> None:
+def build(demo: gr.Blocks, idle_seconds: float) -> None:
     """Lay the tab out and connect it; to be called inside `gr.Blocks`."""
-    spaces = session.spaces()
-    space = next(iter(spaces))
+    setup = links.opening(next(iter(session.spaces())))
     shown = gr.State(None, time_to_live=idle_seconds)
     with gr.Row(elem_id="asked"):
-        where = _own_check(gr.Dropdown(list(spaces), value=space, label="Space", filterable=False, min_width=130))
-        label = _own_check(
-            gr.Dropdown(_classes(space), value=_first_class(space), label="Class", filterable=False, min_width=130)
+        where = _own_check(
+            gr.Dropdown(list(session.spaces()), value=setup.space, label="Space", filterable=False, min_width=110)
         )
-        count = _own_check(gr.Number(_count(space), label=_count_label(space), precision=None, min_width=90))
-        seed = _own_check(gr.Number(0, label="Seed", min_width=70))
-        number = gr.Radio([2, 3, 4], value=3, label="Columns", min_width=130)
+        preset = _own_check(
+            gr.Dropdown(
+                list(links.presets(setup.space)), value=links.preset_of(setup), label="Preset", filterable=False, min_width=150
+            )
+        )
+        label = _own_check(
+            gr.Dropdown(_classes(setup.space), value=setup.label, label="Class", filterable=False, min_width=110)
+        )
+        count = _own_check(gr.Number(setup.count, label=_count_label(setup.space), precision=None, min_width=80))
+        with gr.Row(elem_id="seeds"):
+            before = gr.Button("‹", elem_id="previous-seed", min_width=20, size="sm")
+            seed = _own_check(gr.Number(setup.seed, label="Seed", min_width=60, elem_id="seed"))
+            after = gr.Button("›", elem_id="next-seed", min_width=20, size="sm")
+        number = _own_check(gr.Radio([1, 2, 3, 4], value=3, label="Columns", min_width=190, elem_id="number"))
         with gr.Row(elem_id="go"):
             start = gr.Button("Generate", variant="primary", elem_id="generate", min_width=80)
             stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=60)
     message = gr.HTML(pages.hint(), elem_id="message", container=False, padding=False)
+    viewer.tool()
     with gr.Row(elem_id="contenders"):
-        picked = session.defaults(space, MOST_COLUMNS)
-        contenders = [_contender(space, place, setting) for place, setting in enumerate(picked)]
-    table = gr.HTML(pages.no_table(), elem_id="table", container=False, padding=False)
-    detail = gr.HTML(pages.no_detail(), elem_id="detail", container=False, padding=False)
-    strip = gr.HTML(visible=False, elem_id="strip", container=False, padding=False)
-    with gr.Row(elem_id="clouds"):
-        clouds = [gr.Plot(visible=False, show_label=False, container=False, min_width=300) for _ in range(MOST_COLUMNS)]
-    with gr.Row(elem_id="curves"):
-        curves = [gr.Plot(visible=False, show_label=False, container=False, min_width=320) for _ in range(2)]
+        picked = session.defaults(setup.space, MOST_COLUMNS)
+        contenders = [_contender(setup.space, place, setting) for place, setting in enumerate(picked)]
+    link = gr.Textbox("", visible="hidden", elem_id="link", label="Link")
+    viewer.pins()
 
-    pictures, statuses = [c.picture for c in contenders], [c.status for c in contenders]
-    drawn = [strip, *clouds, *curves]
     asked = [where, label, count, seed, number, *(control for c in contenders for control in c.controls)]
-    generate = functools.partial(_generate, pictures, statuses, message, table, shown, start, stop, detail, drawn)
-    running = start.click(
-        generate, asked, [*pictures, *statuses, message, table, shown, start, stop, detail, *drawn], api_name="generate",
-        concurrency_id=HEAVY, concurrency_limit=1, show_progress="hidden",
-    )  # fmt: skip
+    with gr.Tabs(elem_id="below"):
+        with gr.Tab("Figures", id="figures"):
+            table = gr.HTML(pages.no_table(), elem_id="table", container=False, padding=False)
+        parts = live.Parts([c.picture for c in contenders], message, table, shown, start, stop, link)
+        details.build(parts, asked)
+
+    running = start.click(functools.partial(live.generate, parts), asked, parts.all, api_name="generate", **_heavy())
     stop.click(_stopped, None, [message, start, stop], cancels=[running], **_light("stop"))
-    settings = [control for c in contenders for control in (*c.controls, c.note)]
-    where.input(
-        _move, where, [label, count, start, stop, message, *settings, *pictures, *statuses, table, shown, detail, *drawn],
-        cancels=[running], **_light("space"),
-    )  # fmt: skip
-    number.input(
-        lambda n: [gr.update(visible=place < n) for place in range(MOST_COLUMNS)],
-        number,
-        [c.box for c in contenders],
-        **_light(),
-    )
-    for place, c in enumerate(contenders):
-        c.model.input(_own, [where, c.model], [*c.controls[1:], c.note], **_light())
+    followed = [label, count, seed, *(control for c in contenders for control in c.controls[1:])]
+    follow = functools.partial(live.live, parts)
+    common: dict[str, Any] = {"concurrency_id": LIGHT, "concurrency_limit": 8, "show_progress": "hidden"}
+
+    def redraw(event: Any, name: str | None = None) -> None:
+        """Redraw what is quick, then measure it."""
+        shows = {"api_name": name} if name else {"api_visibility": "private"}
+        redrawn = event(follow, [shown, *asked], parts.all, trigger_mode="always_last", cancels=[running], **common, **shows)
+        redrawn.then(
+            functools.partial(live.measure, parts), shown, [table, message, start, stop], trigger_mode="always_last",
+            api_visibility="private", **common,
+        )  # fmt: skip
+
+    redraw(functools.partial(gr.on, [control.input for control in followed]), "live")
+    for button, by in ((before, -1), (after, 1)):
+        redraw(button.click(functools.partial(_other_seed, by), seed, seed, **_light()).then)
+    settings = [control for c in contenders for control in (*c.controls, c.note, c.box)]
+    redraw(number.input(_columns, number, [c.box for c in contenders], **_light()).then)
+    redraw(preset.input(_preset, [where, preset], [number, *settings], **_light()).then)
+    for c in contenders:
+        redraw(c.model.input(_own, [where, c.model], [*c.controls[1:], c.note], **_light()).then)
         for control in c.controls[1:]:
             control.input(_describe, [where, *c.controls], c.note, trigger_mode="always_last", **_light())
-        c.picture.select(
-            _opener(place), shown, [detail, *drawn], concurrency_id="open", concurrency_limit=2,
-            show_progress="minimal", show_progress_on=detail, api_visibility="private", trigger_mode="always_last",
-        )  # fmt: skip
+
+    controls = [where, preset, label, count, seed, number, *settings]
+    opened = gr.State(None)
+    moved = where.input(_move, where, [opened, message, *controls], cancels=[running], **_light("space"))
+    arrived = demo.load(_arrive, None, [opened, message, *controls], **_light("open"))
+    for event in (moved, arrived):
+        drawing = event.then(functools.partial(_draw, parts), opened, parts.all, api_visibility="private", **_heavy())
+        for other in (stop.click, start.click, number.input, preset.input, where.input):
+            other(None, None, None, cancels=[drawing], **_light())
+        gr.on([control.input for control in followed], None, None, None, cancels=[drawing], **_light())
+    link.change(None, link, None, js="(query) => window.workbench.link(query)", **_light())
 
 
 def _light(name: str | None = None) -> dict[str, Any]:
     where = {"api_name": name} if name else {"api_visibility": "private"}
     return {"concurrency_id": LIGHT, "concurrency_limit": 8, "show_progress": "hidden", **where}
+
+
+def _heavy() -> dict[str, Any]:
+    return {"concurrency_id": HEAVY, "concurrency_limit": 2, "show_progress": "hidden"}
 
 
 def _own_check(component: Any) -> Any:
@@ -127,40 +134,27 @@ def _contender(space: str, place: int, setting: session.Setting) -> Contender:
     names = [entry.name for entry in session.spaces()[space]]
     with gr.Column(visible=place < 3, min_width=160, elem_classes="contender", elem_id=f"contender-{place}") as box:
         model = gr.Dropdown(names, value=setting.model, label=f"Model {place + 1}", filterable=False)
+        with gr.Row(elem_classes="sliders"):
+            steps = gr.Slider(1, MOST_STEPS, setting.steps, step=1, label="Steps", min_width=100, buttons=[])
+            guidance = gr.Slider(*session.GUIDANCE, setting.guidance, step=0.25, label="Guidance", min_width=100, buttons=[])
+        with gr.Accordion("Sampler and schedule", open=False, elem_classes="how"), gr.Row():
+            sampler = gr.Dropdown(list(SAMPLERS), value=setting.sampler, label="Sampler", filterable=False, min_width=100)
+            schedule = gr.Dropdown(
+                [OWN, *schedules.NAMES], value=setting.schedule, label="Schedule", filterable=False, min_width=100
+            )
         note = gr.HTML(_describe(space, *setting), elem_classes="note", container=False, padding=False)
-        with gr.Accordion("Change how it runs", open=False, elem_classes="how"):
-            with gr.Row():
-                sampler = gr.Dropdown(list(SAMPLERS), value=setting.sampler, label="Sampler", filterable=False, min_width=110)
-                schedule = gr.Dropdown(
-                    [OWN, *schedules.NAMES], value=setting.schedule, label="Schedule", filterable=False, min_width=110
-                )
-            with gr.Row():
-                steps = gr.Number(setting.steps, label=f"Steps ≤ {MOST_STEPS}", min_width=80)
-                guidance = gr.Number(setting.guidance, label="Guidance", step=0.5, min_width=80)
-        picture = gr.Image(
-            show_label=False, format="png", image_mode="RGBA", interactive=False, visible=False, buttons=[], container=False,
-            elem_classes="picture", elem_id=f"picture-{place}",
-        )  # fmt: skip
-        status = gr.HTML(pages.empty(), elem_classes="status", elem_id=f"status-{place}", container=False, padding=False)
+        picture = viewer.picture(place)
     for component in (model, sampler, schedule, steps, guidance):
         _own_check(component)
-    return Contender(box, model, sampler, schedule, steps, guidance, note, picture, status)
+    return Contender(box, model, sampler, schedule, steps, guidance, note, picture)
 
 
 def _classes(space: str) -> list[str]:
     return [ANY, NONE, *session.class_names(space)]
 
 
-def _first_class(space: str) -> str:
-    return ANY if session.is_image(space) else NONE
-
-
-def _count(space: str) -> int:
-    return 16 if session.is_image(space) else 500
-
-
 def _count_label(space: str) -> str:
-    return f"Images ≤ {session.MOST_IMAGES}" if session.is_image(space) else f"Points ≤ {session.MOST_POINTS}"
+    return f"{'Images' if session.is_image(space) else 'Points'} ≤ {session.most_count(space)}"
 
 
 def _describe(space: str, *setting: Any) -> str:
@@ -179,31 +173,73 @@ def _own(space: str, model: str) -> list[Any]:
     return [*setting[1:], _describe(space, *setting)]
 
 
-def _move(space: str) -> list[Any]:
-    """Another space: its models, its classes, an empty page."""
-    cleared = [gr.update(value=None, visible=False)] * MOST_COLUMNS + [pages.empty()] * MOST_COLUMNS
-    closed = [pages.no_table(), None, pages.no_detail(), *[gr.update(value=None, visible=False)] * (3 + MOST_COLUMNS)]
-    ready = [gr.update(interactive=True), gr.update(interactive=False)]
+def _other_seed(by: int, seed: Any) -> Any:
+    """The next seed, or the one before."""
+    whole = isinstance(seed, int | float) and seed == int(seed)
+    return (int(seed) + by) % (session.MOST_SEED + 1) if whole else 0
+
+
+def _columns(number: Any) -> list[Any]:
+    return [gr.update(visible=isinstance(number, int) and place < number) for place in range(MOST_COLUMNS)]
+
+
+def _preset(space: str, name: str) -> list[Any]:
+    """A ready-made set of columns, as values of all controls."""
     try:
-        picked, names = session.defaults(space, MOST_COLUMNS), [entry.name for entry in session.spaces()[space]]
-    except (WorkbenchError, KeyError):
-        return [gr.skip()] * 2 + [
-            *ready,
-            pages.error(f"unknown space {str(space)[:60]!r}."),
-            *[gr.skip()] * 24,
-            *cleared,
-            *closed,
-        ]
-    asked = [
-        gr.update(choices=_classes(space), value=_first_class(space)),
-        gr.update(value=_count(space), label=_count_label(space)),
-    ]
-    settings = [
-        update
-        for setting in picked
-        for update in (gr.update(choices=names, value=setting.model), *setting[1:], _describe(space, *setting))
-    ]
-    return [*asked, *ready, pages.hint(), *settings, *cleared, *closed]
+        known = links.presets(space)
+        if name not in known:
+            raise session.unknown("preset", str(name)[:60], known)
+        return [len(known[name]), *_settings(space, known[name])]
+    except WorkbenchError as error:
+        gr.Warning(str(error))
+        return [gr.skip()] * (1 + 7 * MOST_COLUMNS)
+
+
+def _settings(space: str, columns: tuple[session.Setting, ...]) -> list[Any]:
+    """Values of every column's controls, note and box; those beyond are hidden and as the space opens with."""
+    names = [entry.name for entry in session.spaces()[space]]
+    four = [*columns, *session.defaults(space, MOST_COLUMNS)[len(columns) :]][:MOST_COLUMNS]
+    made = []
+    for place, setting in enumerate(four):
+        shown = gr.update(visible=place < len(columns))
+        made += [gr.update(choices=names, value=setting.model), *setting[1:], _describe(space, *setting), shown]
+    return made
+
+
+def _opened(setup: Setup, told: str) -> list[Any]:
+    """The page as a link, or a change of space, asks for it."""
+    space = setup.space
+    return [
+        setup, told, gr.update(choices=list(session.spaces()), value=space), gr.update(choices=list(links.presets(space)), value=links.preset_of(setup)),
+        gr.update(choices=_classes(space), value=setup.label), gr.update(value=setup.count, label=_count_label(space)), setup.seed,
+        len(setup.columns), *_settings(space, setup.columns),
+    ]  # fmt: skip
+
+
+def _move(space: str) -> list[Any]:
+    """Another space: its models, its classes, its opening picture."""
+    try:
+        return _opened(links.opening(space), pages.say("Drawing what this space opens with."))
+    except (WorkbenchError, TypeError) as error:
+        return [None, pages.error(str(error)), *[gr.skip()] * (6 + 7 * MOST_COLUMNS)]
+
+
+def _arrive(request: gr.Request) -> list[Any]:
+    """The page as its link asks; a bad link is told in a sentence, and the usual page opens."""
+    first = links.opening(next(iter(session.spaces())))
+    try:
+        query = dict(getattr(request, "query_params", None) or {})
+        return _opened(links.from_query(query) if query else first, pages.say("Drawing the first pictures."))
+    except WorkbenchError as error:
+        return _opened(first, pages.error(f"This link cannot be opened: {error}"))
+
+
+def _draw(parts: live.Parts, setup: Setup | None) -> Any:
+    """Draw what a link or a space opens with."""
+    if setup is None:
+        yield parts.idle
+        return
+    yield from live.opening(parts, setup)
 
 
 def _stopped() -> list[Any]:
@@ -212,133 +248,3 @@ def _stopped() -> list[Any]:
         gr.update(interactive=True),
         gr.update(interactive=False),
     ]
-
-
-def _generate(
-    pictures: list, statuses: list, message: Any, table: Any, shown: Any, start: Any, stop: Any, detail: Any, drawn: list,
-    space: str, label: str, count: float, seed: float, number: int, *controls: Any,
-) -> Iterator[dict]:  # fmt: skip
-    """Stream a comparison into the page; whatever is wrong becomes one sentence there."""
-    idle = {start: gr.update(interactive=True), stop: gr.update(interactive=False)}
-    try:
-        chosen = [controls[5 * place : 5 * place + 5] for place in range(number)]
-        setup = session.check(space, chosen, count, seed, label)
-        fresh = {picture: gr.update(value=None, visible=False) for picture in pictures}
-        fresh |= {status: pages.empty("waiting for its turn") for status in statuses}
-        fresh |= {plot: gr.update(value=None, visible=False) for plot in drawn}
-        busy = {start: gr.update(interactive=False), stop: gr.update(interactive=True)}
-        yield {
-            **fresh,
-            **busy,
-            message: pages.say("Loading the models."),
-            table: pages.no_table(),
-            shown: None,
-            detail: pages.no_detail(),
-        }
-        yield from _run(setup, pictures, statuses, message, table, shown, idle)
-    except WorkbenchError as error:
-        yield {**idle, message: pages.error(str(error))}
-    except Exception as error:
-        log.exception("a comparison failed")
-        yield {**idle, message: pages.error(f"This did not work ({type(error).__name__}); the program's log says more.")}
-
-
-def _run(setup: Setup, pictures: list, statuses: list, message: Any, table: Any, shown: Any, idle: dict) -> Iterator[dict]:
-    began = time.monotonic()
-    columns = session.columns_of(setup)
-    names = [column.label for column in columns]
-    palette = views.colors(names)
-    plans = [column.plan() for column in columns]
-    draw = functools.partial(_picture, setup)
-    last: dict[int, Frame] = {}
-    pace = session.Pace()
-    for k, frame in session.frames(setup):
-        done, total = frame.i == len(plans[k].stages), len(plans[k].stages)
-        first = k not in last
-        last[k] = frame
-        if frame.inner or not pace.due(frame.i, total):
-            continue
-        update = {statuses[k]: pages.progress(columns[k], palette[names[k]], frame, total, setup.count)}
-        update[pictures[k]] = gr.update(value=draw(frame, palette[names[k]], done), visible=True)
-        if first:
-            update[message] = pages.say(f"Running {columns[k].describe()} on {setup.count} samples.")
-        yield update
-    finals = tuple(None if session.is_image(setup.space) else session.final_points(last[k].x) for k in range(len(columns)))
-    yield {shown: Shown(setup, finals), message: pages.say("Measuring.")}
-    ends = {name: record([last[k]]) for k, name in enumerate(names)}
-    cond = session.condition(setup)
-    rows, notes = tabulate(columns, ends, None, cond, setup.seed)
-    yield {
-        table: pages.table(rows, notes, palette),
-        message: pages.say("Solving the teacher's flow finely from the same noise."),
-    }
-    solution = None
-    for step, solution in session.reference(setup):
-        if solution is None:  # a yield a step, so that Stop works here too
-            yield {
-                message: pages.say(
-                    f"Solving the teacher's flow finely from the same noise: step {step} of {session.compare.FINE_STEPS}."
-                )
-            }
-    if solution is not None:
-        rows, notes = tabulate(columns, ends, solution, cond, setup.seed)
-    done = f"Done in {time.monotonic() - began:.1f} s. Click a sample in any picture to follow it from noise to data."
-    yield {**idle, table: pages.table(rows, notes, palette), message: pages.say(done, done=True)}
-
-
-def _picture(setup: Setup, frame: Frame, color: str, done: bool) -> np.ndarray:
-    if session.is_image(setup.space):
-        return views.image_grid(frame.target)
-    return views.points_image(None if done else frame.x, frame.target, session.density(setup.space, setup.label), color)
-
-
-def _opener(place: int) -> Any:
-    def opened(shown: Shown | None, event: gr.SelectData) -> list[Any]:  # a partial would hide the event from Gradio
-        return _open(place, shown, event)
-
-    return opened
-
-
-def _open(place: int, shown: Shown | None, event: gr.SelectData) -> list[Any]:
-    """The trajectory of the sample that was clicked in column `place`, for every column."""
-    hidden = gr.update(value=None, visible=False)
-    nothing = [hidden] * (3 + MOST_COLUMNS)
-    try:
-        if shown is None:
-            return [pages.error("There is no finished comparison here: press Generate, then click a sample."), *nothing]
-        setup, (x, y) = shown.setup, event.index
-        if session.is_image(setup.space):
-            shape = session.columns_of(setup)[0].model.shape
-            j = views.cell_at(x, y, setup.count, shape)
-        else:
-            j = views.nearest(x, y, torch.from_numpy(shown.finals[min(place, len(shown.finals) - 1)]))
-        if j is None:
-            return [pages.say("Click on a sample, not beside it."), *[gr.skip()] * (3 + MOST_COLUMNS)]
-        return [pages.opened(j, setup), *_figures(setup, j)]
-    except WorkbenchError as error:
-        return [pages.error(str(error)), *nothing]
-    except Exception as error:
-        log.exception("a trajectory could not be shown")
-        return [pages.error(f"This did not work ({type(error).__name__}); the program's log says more."), *nothing]
-
-
-def _figures(setup: Setup, j: int) -> list[Any]:
-    """Strip, clouds, schedule and distances: updates for all plots, in the page's order."""
-    hidden = gr.update(value=None, visible=False)
-    trajectories, batch = session.one_sample(setup, j)
-    columns = session.columns_of(setup)
-    palette = views.colors(trajectories)
-    clouds = [hidden] * MOST_COLUMNS
-    strip = hidden
-    if session.is_image(setup.space):
-        strip = _show(pages.strip(trajectories, batch, palette))
-    else:
-        density = session.density(setup.space, setup.label)
-        for k, (name, trajectory) in enumerate(trajectories.items()):
-            clouds[k] = _show(views.particles(trajectory, name, density, batch, color=palette[name], name=f"sample {j}"))
-    schedule = views.log_snr({column.label: column.plan() for column in columns})
-    return [strip, *clouds, _show(schedule), _show(views.target_distance(trajectories, batch, f"sample {j}"))]
-
-
-def _show(figure: Any) -> Any:
-    return gr.update(value=figure, visible=True)

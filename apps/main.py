@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from apps import compare_tab, session
+from apps import compare_tab, session, viewer
 from apps.theme import CSS, theme
 from workbench.errors import WorkbenchError
 
@@ -26,9 +26,8 @@ SESSIONS, IDLE_SECONDS = 64, 3600
 def build() -> gr.Blocks:
     """The page, not yet served; nothing is trained, measured or loaded from disk but the cards."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800), fill_width=True) as demo:
-        gr.HTML(f"<h1>{TITLE}</h1><p>{INTRO}</p>", elem_id="intro", container=False, padding=False)
-        with gr.Tab("Compare", id="compare"):
-            compare_tab.build(IDLE_SECONDS)
+        viewer.page_head(TITLE, INTRO)
+        compare_tab.build(demo, IDLE_SECONDS)
     demo.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return demo
 
@@ -38,7 +37,9 @@ def settings() -> dict:
     return {
         "theme": theme(),
         "css_paths": [CSS],
+        "head": viewer.head(),
         "footer_links": [],
+        "run_history": False,  # else Gradio keeps every picture in the browser, and each change costs more than the one before
         "state_session_capacity": SESSIONS,
         "show_error": True,
         "ssr_mode": False,

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from workbench.compare import Column
-from workbench.samplers.run import Frame, Trajectory
+from workbench.samplers.run import Trajectory
 from workbench.views.grid import data_uri, to_uint8
 from workbench.views.trajectory import steps_shown
 
@@ -32,16 +31,16 @@ def error(text: str) -> str:
     return f'<div class="say wrong" role="alert">{escape(text[:1].upper() + text[1:])}</div>'
 
 
+def failed(problem: Exception) -> str:
+    """For what should never happen: its kind; the rest is in the program's log."""
+    return error(f"This did not work ({type(problem).__name__}); the program's log says more.")
+
+
 def hint() -> str:
     """What to do first."""
     return say(
         "Press Generate: every column starts from the same noise. Each model runs as its card says unless you change it."
     )
-
-
-def empty(text: str = "nothing drawn yet") -> str:
-    """A column without a picture."""
-    return f'<div class="empty">{escape(text)}</div>'
 
 
 def no_table() -> str:
@@ -57,21 +56,6 @@ def no_detail() -> str:
 def note(text: str, wrong: bool = False) -> str:
     """What a column will run."""
     return f'<div class="ran{" wrong" if wrong else ""}">{escape(text)}</div>'
-
-
-def progress(column: Column, color: str, frame: Frame, total: int, count: int) -> str:
-    """Under a picture: what ran, how far it is, what it cost."""
-    done = frame.i >= total
-    share = 100 if done else 100 * frame.i // total
-    evaluations = f"{frame.nfe} evaluation{'s' * (frame.nfe != 1)}"
-    if done:
-        where = f"done · {evaluations} · {1000 * frame.seconds / count:.2f} ms a sample"
-    else:
-        where = f"evaluation {frame.i + 1} of {total} · t = {frame.t:.2f} · {evaluations}"
-    return (
-        f'<div class="bar"><i style="width:{share}%;background:{color}"></i></div>'
-        f'<div class="where">{escape(where)}</div><div class="ran">{chip(color)}{escape(column.describe())}</div>'
-    )
 
 
 def chip(color: str) -> str:

@@ -1,31 +1,25 @@
-"""What the Compare tab asks for, checked at the edge, and the run that answers it."""
+"""What the Compare tab asks for, checked at the edge; `work.py` answers it."""
 
 from __future__ import annotations
 
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from workbench import compare, schedules, zoo
+from workbench import schedules, zoo
 from workbench.compare import Column
 from workbench.errors import WorkbenchError, check_count, unknown
-from workbench.samplers import SAMPLERS, Trajectory, record, run
-from workbench.samplers.run import Frame
-from workbench.samplers.sample import Sampling, labels, noise_for, prepare
-from workbench.views.points import EXTENT, Density
+from workbench.samplers import SAMPLERS
+from workbench.samplers.sample import Sampling
 
-MOST_STEPS, MOST_IMAGES, MOST_POINTS, MOST_SEED = 200, 256, 2000, 2**31 - 1
-GUIDANCE = (0.0, 20.0)
+MOST_STEPS, MOST_IMAGES, MOST_POINTS, MOST_SEED = 50, 256, 2000, 2**31 - 1
+GUIDANCE = (0.0, 10.0)
 OWN, ANY, NONE = "the model's own", "any (all in turn)", "none"
 MOST_WORK = 50_000  # images times steps, over all columns, that one click may start
-PATHS = 80
+MOST_NUMBERS = 4_000_000  # in the samples of one column, which a page keeps: 16 MB
 FRESH = 5.0  # seconds for which the list of models is not read again
 
 
@@ -59,7 +53,7 @@ def spaces() -> dict[str, list[zoo.Entry]]:
 def _spaces(_: int) -> dict[str, list[zoo.Entry]]:
     found: dict[str, list[zoo.Entry]] = {}
     for entry in zoo.catalog():
-        if len(shape_of(entry)) == 3 or shape_of(entry) == (2,):
+        if _fits(entry):
             found.setdefault(entry.space, []).append(entry)
     rank = {"fashion": 0, "digits": 1, **{name: 10 + place for place, name in enumerate(zoo.ANALYTIC)}}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], 5), item[0])))
@@ -70,6 +64,22 @@ def shape_of(entry: zoo.Entry) -> tuple[int, ...]:
     if entry.source == "analytic":
         return tuple(load(entry.name).shape)
     return tuple((entry.card or {}).get("shape", ()))
+
+
+def picture_shape_of(entry: zoo.Entry) -> tuple[int, ...]:
+    """Shape of one sample as it is shown, read from the card: that of decoded latents; () where nothing decodes them."""
+    card = entry.card or {}
+    return tuple(card.get("picture_shape") or ()) if card.get("latent") else shape_of(entry)
+
+
+def _fits(entry: zoo.Entry) -> bool:
+    """Whether the page can draw a model: points in the plane, or images in grey or colour, with settings that can be read."""
+    try:
+        shape = picture_shape_of(entry)
+        sampling_of(entry)
+    except (TypeError, WorkbenchError):
+        return False
+    return shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def entry_of(space: str, name: str) -> zoo.Entry:
@@ -95,9 +105,10 @@ def sampling_of(entry: zoo.Entry) -> Sampling:
 
 
 def own_setting(entry: zoo.Entry) -> Setting:
-    """What the controls show for a model left alone."""
+    """What the controls show for a model left alone: its own settings, as far as the controls go."""
     own = sampling_of(entry)
-    return Setting(entry.name, own.sampler, OWN, own.steps, own.guidance)
+    guidance = min(max(own.guidance, GUIDANCE[0]), GUIDANCE[1])
+    return Setting(entry.name, own.sampler, OWN, min(own.steps, MOST_STEPS), guidance)
 
 
 def defaults(space: str, count: int = 3) -> list[Setting]:
@@ -139,7 +150,14 @@ def class_names(space: str) -> list[str]:
 
 def is_image(space: str) -> bool:
     """Whether the samples of a space are images (else points)."""
-    return len(shape_of(spaces()[space][0])) == 3
+    return len(picture_shape_of(spaces()[space][0])) == 3
+
+
+def most_count(space: str) -> int:
+    """How many samples a column of this space may hold, as latents and as pictures."""
+    most = MOST_IMAGES if is_image(space) else MOST_POINTS
+    size = max(math.prod(shape) for entry in spaces()[space] for shape in (shape_of(entry), picture_shape_of(entry)))
+    return max(1, min(most, MOST_NUMBERS // size))
 
 
 def check(space: Any, columns: Sequence[Sequence[Any]], count: Any, seed: Any, label: Any) -> Setup:
@@ -153,8 +171,7 @@ def check(space: Any, columns: Sequence[Sequence[Any]], count: Any, seed: Any, l
         raise unknown("space", _short(space), known)
     if not 1 <= len(columns) <= 4:
         raise WorkbenchError(f"there are {len(columns)} columns: compare one to four.")
-    most = MOST_IMAGES if is_image(space) else MOST_POINTS
-    count = check_count("the number of samples", count, 1, most)
+    count = check_count("the number of samples", count, 1, most_count(space))
     seed = check_count("the seed", seed, 0, MOST_SEED)
     if label not in (names := [ANY, NONE, *class_names(space)]):
         raise unknown("class", _short(label), names)
@@ -194,128 +211,15 @@ def column_of(setting: Setting, label: str | None = None) -> Column:
     return Column(setting.model, label, setting.sampler, schedule, setting.steps, setting.guidance)
 
 
-@functools.lru_cache(maxsize=16)
-def columns_of(setup: Setup) -> tuple[Column, ...]:
-    """The columns with their models loaded and labels made unique; every plan is worked out once, so that a bad one is told here."""
-    twice = [setting.model for setting in setup.columns]
-    chosen = []
-    for setting in setup.columns:
-        name = f"{setting.model} · {setting.sampler} {setting.steps}" if twice.count(setting.model) > 1 else None
-        chosen.append(replace(column_of(setting, name or setting.model), model=load(setting.model)))
-    columns = compare.columns_of(chosen)
-    for column in columns:
-        column.plan()
-    return columns
-
-
 def describe(space: Any, setting: Sequence[Any]) -> str:
-    """In words what a column will run, and whether that is the model's own plan; from the card alone."""
+    """Whether a column runs the model's own plan, and if not, what that is; from the card alone."""
     checked = _setting(space, setting)
     entry = entry_of(space, checked.model)
-    own = own_setting(entry)
-    path = (entry.card or {}).get("path", "linear")
-    schedule = None if checked.schedule == OWN else checked.schedule
-    plan = sampling_of(entry).plan(path, checked.steps, checked.sampler, schedule)
-    scale = f", guidance {checked.guidance:g}" if checked.guidance != 1 else ""
-    known = any(checked == setting for _, setting in _measured(entry))
-    begin = "Its own plan" if checked == own else "Its own plan for this step count" if known else "Changed from its own plan"
-    return f"{begin}: {plan}{scale}."
-
-
-def condition(setup: Setup) -> Any:
-    """The label, the mixed labels in turn, or None."""
-    names = class_names(setup.space)
-    if setup.label in names:
-        return names.index(setup.label)
-    counts = [int(getattr(column.model, "classes", 0) or 0) for column in columns_of(setup)]
-    if setup.label == NONE or not min(counts):
-        return None
-    return torch.arange(setup.count) % min(counts)
-
-
-def frames(setup: Setup) -> Iterator[tuple[int, Frame]]:
-    """Every step of every column, one column after the other."""
-    columns = columns_of(setup)
-    yield from compare.stream(columns, setup.count, condition(setup), setup.seed)
-
-
-def reference(setup: Setup) -> Iterator[tuple[int, Tensor | None]]:
-    """The teacher's fine solution from the same noise, step by step so that it can be stopped: (step, solution or None)."""
-    columns = columns_of(setup)
-    teacher = compare.teacher_of(columns)
-    if teacher is None:
-        return
-    key = (
-        getattr(teacher, "name", ""),
-        columns[0].model.shape,
-        str(noise_for(columns[0].model, 1).dtype),
-        setup.count,
-        setup.seed,
-        setup.label,
-    )
-    if key not in _fine:
-        sampler = "heun" if hasattr(teacher, "log_density") else "dpmpp_2m"
-        plan = Column(teacher, "fine", sampler, "uniform", compare.FINE_STEPS).plan()
-        cond = labels(teacher, condition(setup), setup.count) if condition(setup) is not None else None
-        noise = noise_for(columns[0].model, setup.count, setup.seed)
-        for frame in run(plan, prepare(teacher), noise, cond, setup.seed):
-            yield frame.i, None
-        while len(_fine) >= 4:
-            _fine.pop(next(iter(_fine)), None)
-        _fine[key] = frame.x
-    yield compare.FINE_STEPS, _fine[key]
-
-
-_fine: dict[tuple, Tensor] = {}
-
-
-@functools.lru_cache(maxsize=8)
-def one_sample(setup: Setup, j: int) -> tuple[dict[str, Trajectory], int]:
-    """Trajectories of sample j in every column, run again from its own noise (points: with the first others beside it).
-
-    A seeded sample does not depend on its batch, so this is what the page has shown. Returned with the place of j in the batch.
-    """
-    columns, cond = columns_of(setup), condition(setup)
-    index = [j] if is_image(setup.space) else sorted({j, *range(min(setup.count, PATHS))})
-    noise = torch.cat([noise_for(columns[0].model, 1, setup.seed, first) for first in index])
-    given = cond[index] if isinstance(cond, Tensor) else cond
-    found = {}
-    for column in columns:
-        known = labels(column.model, given, len(index)) if given is not None else None
-        found[column.label] = record(
-            run(column.plan(), prepare(column.model, column.guidance), noise, known, setup.seed, index)
-        )
-    return found, index.index(j)
-
-
-@functools.lru_cache(maxsize=16)
-def density(space: str, label: str, size: int = 120) -> Density | None:
-    """The exact density of a space, of one class if one is chosen, or None where it is not known."""
-    teacher = load(spaces()[space][0].name)
-    if not hasattr(teacher, "log_density"):
-        return None
-    names = class_names(space)
-    axis = torch.linspace(-EXTENT, EXTENT, size, dtype=torch.float64)
-    place = torch.cartesian_prod(axis, axis).flip(1)
-    z = teacher.log_density(place, 0.0, names.index(label) if label in names else None).exp()
-    return Density(axis.numpy(), axis.numpy(), z.reshape(size, size).numpy())
-
-
-class Pace:
-    """Says which frames to draw: all of a short plan; of a long one those that a person can tell apart."""
-
-    def __init__(self, seconds: float = 0.04, short: int = 50):
-        self.seconds, self.short, self.last = seconds, short, -math.inf
-
-    def due(self, i: int, steps: int) -> bool:
-        """Whether to draw step i of `steps`."""
-        now = time.monotonic()
-        if steps > self.short and 0 < i < steps and now - self.last < self.seconds:
-            return False
-        self.last = now
-        return True
-
-
-def final_points(target: Tensor) -> np.ndarray:
-    """Points as float32, small enough to be kept by a page."""
-    return target.detach().cpu().float().numpy()
+    own = sampling_of(entry)
+    if checked == (entry.name, own.sampler, OWN, own.steps, own.guidance):
+        return "Its own plan"
+    whole = own_setting(entry)[3:] == (own.steps, own.guidance)  # else the controls cannot say it
+    if whole and any(checked == known for _, known in _measured(entry)):
+        return "Its own plan for this step count"
+    scale = f", guidance {own.guidance:g}" if own.guidance != 1 else ""
+    return f"Changed; its own: {own.sampler}, {own.steps} step{'s' * (own.steps != 1)}{scale}"

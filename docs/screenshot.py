@@ -1,33 +1,97 @@
-"""Make docs/screenshot.png: start the app, generate, open a sample, photograph. Needs Chromium and the test extras.
+"""Make the pictures of the app in docs/: start it, go through its tabs, photograph. Needs Chromium and the test extras.
 
-python docs/screenshot.py
+python docs/screenshot.py             docs/screenshot.png and docs/screenshots/*.png
+python docs/screenshot.py FOLDER      every tab at 1440, 1024 and 390 pixels, light and dark, for a reviewer
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from apps.main import build, close, settings
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+HERE = Path(__file__).parent
+TABS = ("Figures", "One sample", "A over B", "How they move", "Sweep", "Which sampler?", "Take away")
+PLANE = "space=eight_gaussians&n=500&c1=eight_gaussians,heun,own,25,1&c2=eight_gaussians,dpmpp_2m,own,6,1&c3=eight_gaussians,euler,own,6,1"
+PATIENCE = 180_000
+
+
+def opened(browser: Browser, url: str, query: str = "", width: int = 1440, height: int = 1150, theme: str = "light") -> Page:
+    """A page that has drawn its first pictures."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{url}?{query}&__theme={theme}" if query else f"{url}?__theme={theme}")
+    page.wait_for_selector("#message [data-done='1']")
+    page.wait_for_function("document.querySelector('#message').innerText.includes('Ready')")
+    return page
+
+
+def show(page: Page, tab: str) -> None:
+    """Open a tab and wait for what it draws."""
+    page.get_by_role("tab", name=tab, exact=True).click()
+    if tab == "One sample":
+        page.locator("#picture-0 canvas").click(position={"x": 150, "y": 40})
+        page.wait_for_selector("#curves .js-plotly-plot")
+    elif tab == "How they move":
+        page.wait_for_function("document.querySelectorAll('#motion-plots .js-plotly-plot').length >= 4")
+    elif tab == "Sweep":
+        page.click("#run-sweep")
+        page.wait_for_selector("#sweep-said [data-done='1']")
+    elif tab == "Which sampler?":
+        page.click("#run-which")
+        page.wait_for_selector("#which-said [data-done='1']")
+    page.wait_for_timeout(1500)
+
+
+def photograph(page: Page, path: Path, whole: bool = False) -> None:
+    """A picture of 256 colours: a third of the size, and nothing is lost that matters."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path, full_page=whole)
+    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def for_the_site(browser: Browser, url: str) -> None:
+    """What README and documentation show."""
+    page = opened(browser, url, height=1180)
+    photograph(page, HERE / "screenshot.png")
+    show(page, "One sample")
+    page.locator("#below").scroll_into_view_if_needed()
+    photograph(page, HERE / "screenshots" / "sample.png", whole=True)
+    page.close()
+    page = opened(browser, url, PLANE, height=1000, theme="dark")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(500)
+    photograph(page, HERE / "screenshots" / "plane.png")
+    page.close()
+
+
+def for_a_reviewer(browser: Browser, url: str, folder: Path) -> None:
+    """Every tab at every width and in both themes."""
+    for width in (1440, 1024, 390):
+        for theme in ("light", "dark"):
+            page = opened(browser, url, "space=digits", width, theme=theme)
+            for tab in TABS:
+                show(page, tab)
+                photograph(page, folder / f"{width}-{theme}-{tab.split()[0].lower()}.png", whole=True)
+            page.close()
 
 
 def main() -> None:
+    """Start the app and photograph it."""
     demo = build()
     _, url, _ = demo.launch(prevent_thread_lock=True, **settings())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        page = browser.new_page(viewport={"width": 1440, "height": 1250})
-        page.goto(url)
-        page.click("#generate")
-        page.wait_for_function("document.querySelector('#message').innerText.includes('Done')", timeout=120_000)
-        page.locator(".picture img").first.click(position={"x": 150, "y": 40})
-        page.wait_for_selector("#strip img, #strip table", timeout=60_000)
-        page.wait_for_timeout(3000)
-        page.screenshot(path=Path(__file__).with_name("screenshot.png"))
+        if len(sys.argv) > 1:
+            for_a_reviewer(browser, url, Path(sys.argv[1]))
+        else:
+            for_the_site(browser, url)
         browser.close()
     close(demo)
 

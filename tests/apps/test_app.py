@@ -1,40 +1,28 @@
-"""The Compare tab through its interface: what streams, what bad input gets, what stops."""
+"""The Compare tab through its interface: what streams, what follows a slider, what bad input gets, what stops."""
 
 from __future__ import annotations
 
+import base64
 import re
-import socket
 import time
 from html import unescape
-from pathlib import Path
+from urllib.parse import parse_qsl
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("gradio_client")
 from gradio_client import Client
 
-from apps import main, session
+from apps import links, live, main, session, stream, work
 from workbench import compare, zoo
 from workbench.errors import WorkbenchError
 
 OWN, ANY, NONE = session.OWN, session.ANY, session.NONE
 EXACT = ("eight_gaussians", "euler", OWN, 6, 1.0)
 SPACES = ["eight_gaussians", *[space for space in ("digits",) if (zoo.BUNDLED / space / "teacher" / "card.json").exists()]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def served():
-    demo = main.build()
-    _, url, _ = demo.launch(server_port=free_port(), prevent_thread_lock=True, **main.settings())
-    yield demo, url
-    main.close(demo)
+MESSAGE, TABLE, LINK = 4, 5, -1  # places in the outputs that a client sees; neither state nor buttons are sent
 
 
 @pytest.fixture
@@ -48,13 +36,29 @@ def ask(space="eight_gaussians", label=NONE, count=8, seed=0, columns=(EXACT, EX
     return [space, label, count, seed, len(columns), *(value for column in four for value in column)]
 
 
+def value_of(output):
+    return output.get("value") if isinstance(output, dict) and "__type__" in output else output
+
+
+def latest(job, place: int):
+    """The last value that a job has sent for an output; what a yield leaves out arrives as an empty update."""
+    return [found for output in job.outputs() if (found := value_of(output[place])) is not None][-1]
+
+
 def message(outputs) -> str:
     """The line over the pictures, without its tags."""
-    return unescape(re.sub("<[^>]+>", "", text(outputs[8]))).strip()
+    return unescape(re.sub("<[^>]+>", "", str(value_of(outputs[MESSAGE])))).strip()
 
 
-def text(value) -> str:
-    return str(value.get("value") if isinstance(value, dict) else value)
+def frames_of(outputs: list, k: int) -> list[dict]:
+    """Every frame of column k that a run has sent, in order."""
+    found, last = [], None
+    for output in outputs:
+        sent = value_of(output[k])
+        if isinstance(sent, dict) and sent is not last and sent.get("frames"):
+            found += [frame for frame in sent["frames"] if not found or frame["k"] > found[-1]["k"]]
+        last = sent
+    return found
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -63,16 +67,73 @@ def test_generate_streams_every_step_and_ends_with_the_table(client, space):
     columns = [setting._replace(steps=min(setting.steps, 6)) for setting in picked]
     job = client.submit(*ask(space, ANY if space == "digits" else NONE, 8, 3, columns), api_name="/generate")
     final = job.result(timeout=240)
-    frames = job.outputs()
-    told = " ".join(text(output[4]) for output in frames)
-    statuses = set(re.findall(r"evaluation (\d+) of", told))
-    assert len(statuses) >= columns[0].steps - 1, "the first column did not stream its steps"
+    for k, setting in enumerate(columns):
+        assert [frame["k"] for frame in frames_of(job.outputs(), k)] == list(range(setting.steps + 1))
     assert "Done in" in message(final)
-    table = text(final[9])
+    table = str(value_of(final[TABLE]))
     assert "error to fine solution" in table and "nfe" in table and "diversity" in table
     assert all(f"<td>{setting.steps}</td>" in table for setting in columns)
-    pictures = [text(output[0]) for output in frames if isinstance(output[0], dict) and output[0].get("value")]
-    assert len(pictures) >= columns[0].steps and Path(pictures[-1]).read_bytes().startswith(b"\x89PNG")
+    assert links.from_query(dict(parse_qsl(latest(job, LINK)))).seed == 3
+
+
+def test_what_is_sent_is_what_the_executor_computed(client):
+    job = client.submit(*ask(count=5, seed=4, columns=[EXACT]), api_name="/generate")
+    job.result(timeout=120)
+    model = zoo.load("eight_gaussians")
+    expected = compare.compare([compare.Column(model, "x", "euler", None, 6)], 5, None, 4).trajectories["x"]
+    for frame, x, target in zip(frames_of(job.outputs(), 0), expected.x, expected.target, strict=True):
+        for sent, exact in ((frame["x"], x), (frame["target"], target)):
+            values = np.frombuffer(base64.b64decode(sent), "<i2").reshape(5, 2) / stream.UNIT
+            assert np.abs(values - exact.numpy()).max() <= 0.51 / stream.UNIT
+
+
+def test_images_travel_as_bytes():
+    x = torch.tensor([-1.5, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
+    assert list(base64.b64decode(stream.packed(x))) == [0, 0, 128, 255]
+    rgb = torch.stack([torch.full((2, 2), value) for value in (-1.0, 0.0, 1.0)])[None]
+    assert list(base64.b64decode(stream.packed(rgb)))[:3] == [0, 128, 255]
+
+
+def test_a_moved_slider_redraws_what_is_quick_and_marks_what_is_slow(client, monkeypatch):
+    monkeypatch.setattr(live, "QUICK", 1e9)
+    outputs = client.submit(*ask(count=6, columns=[EXACT, (*EXACT[:3], 9, 1.0)]), api_name="/live")
+    outputs.result(timeout=60)
+    assert [len(frames_of(outputs.outputs(), k)) for k in (0, 1)] == [7, 10]
+    monkeypatch.setattr(live, "QUICK", 0.0)
+    slow = client.submit(*ask(count=6, seed=1), api_name="/live")
+    slow.result(timeout=60)
+    assert not frames_of(slow.outputs(), 0) and latest(slow, 0)["stale"] and "press Generate" in latest(slow, MESSAGE)
+
+
+def test_only_the_column_whose_control_moved_is_drawn_again(monkeypatch):
+    monkeypatch.setattr(live, "QUICK", 1e9)
+    parts = live.Parts(["p0", "p1", "p2", "p3"], "message", "table", "shown", "start", "stop", "link")
+    first = list(live.live(parts, None, *ask(columns=[EXACT, (*EXACT[:3], 9, 1.0)])))
+    shown = first[-1]["shown"]
+    moved = list(live.live(parts, shown, *ask(columns=[EXACT, (*EXACT[:3], 3, 1.0)])))
+    drawn = {key for update in moved for key in update if str(key).startswith("p")}
+    assert drawn == {"p1"}
+    assert moved[-1]["shown"].ends[0] is shown.ends[0]
+    again = list(live.live(parts, moved[-1]["shown"], *ask(seed=5, columns=[EXACT, (*EXACT[:3], 3, 1.0)])))
+    assert {key for update in again for key in update if str(key).startswith("p")} == {"p0", "p1"}
+
+
+def test_the_table_after_a_change_is_that_of_a_full_run(monkeypatch):
+    monkeypatch.setattr(live, "QUICK", 1e9)
+    monkeypatch.setattr(live, "QUICK_REFERENCE", 1e9)
+    parts = live.Parts(["p0", "p1", "p2", "p3"], "message", "table", "shown", "start", "stop", "link")
+    values = ask(count=40, seed=2, columns=[EXACT, (*EXACT[:3], 9, 1.0)])
+    shown = list(live.live(parts, None, *values))[-1]["shown"]
+    quick = list(live.measure(parts, shown))[-1]["table"]
+    full = [update["table"] for update in live.generate(parts, *values) if "table" in update][-1]
+    names = re.findall(r"<th>([^<]+)</th>", quick)
+    place = [name.rstrip(" ↓↑") for name in names].index("ms/image") - 1
+    rows = [re.findall(r"<td>.*?</td>", table) for table in (quick, full)]
+    width = len(names) - 1
+    assert len(rows[0]) == len(rows[1]) == 2 * width
+    for at, (one, other) in enumerate(zip(*rows, strict=True)):
+        if at % width != place:
+            assert one == other
 
 
 @pytest.mark.parametrize(
@@ -80,6 +141,7 @@ def test_generate_streams_every_step_and_ends_with_the_table(client, space):
     [
         ({"space": "eigt_gaussians"}, "did you mean 'eight_gaussians'"),
         ({"label": "trouser"}, "unknown class"),
+        ({"label": "<script>alert(1)</script>"}, "unknown class"),
         ({"count": 10**9}, "whole number from 1 to 2000"),
         ({"count": None}, "whole number"),
         ({"count": 2.5}, "whole number"),
@@ -90,16 +152,18 @@ def test_generate_streams_every_step_and_ends_with_the_table(client, space):
         ({"columns": [("../../etc", "euler", OWN, 4, 1.0), EXACT]}, "unknown model"),
         ({"columns": [("eight_gaussians", "oiler", OWN, 4, 1.0), EXACT]}, "did you mean 'euler'"),
         ({"columns": [("eight_gaussians", "euler", "karas", 4, 1.0), EXACT]}, "did you mean 'karras'"),
-        ({"columns": [("eight_gaussians", "euler", OWN, 201, 1.0), EXACT]}, "from 1 to 200"),
-        ({"columns": [("eight_gaussians", "euler", OWN, 4, 1e9), EXACT]}, "from 0 to 20"),
+        ({"columns": [("eight_gaussians", "euler", OWN, session.MOST_STEPS + 1, 1.0), EXACT]}, f"from 1 to {session.MOST_STEPS}"),
+        ({"columns": [("eight_gaussians", "euler", OWN, 4, 1e9), EXACT]}, f"from 0 to {session.GUIDANCE[1]:g}"),
         ({"columns": [("eight_gaussians", "euler", OWN, 4, None), EXACT]}, "guidance is None"),
         ({"columns": [(["a"], "euler", OWN, 4, 1.0), EXACT]}, "unknown model"),
     ],
 )  # fmt: skip
-def test_bad_input_gets_one_sentence(client, wrong, told):
-    final = client.submit(*ask(**wrong), api_name="/generate").result(timeout=120)
+@pytest.mark.parametrize("endpoint", ["/generate", "/live"])
+def test_bad_input_gets_one_sentence(client, wrong, told, endpoint):
+    final = client.submit(*ask(**wrong), api_name=endpoint).result(timeout=120)
     said = message(final)
     assert told.lower() in said.lower() and "Traceback" not in said and said.count("\n") == 0
+    assert "<script" not in str(value_of(final[MESSAGE]))
 
 
 def test_nan_is_refused_before_anything_runs():
@@ -110,49 +174,81 @@ def test_nan_is_refused_before_anything_runs():
             session.check(**asked)
 
 
-def test_a_stopped_run_evaluates_at_most_one_step_more(served, client, monkeypatch):
-    calls = []
-    model = session.load("eight_gaussians")
+class Slow:
+    """The exact teacher, 50 ms an evaluation, counting its calls."""
 
-    class Slow:
-        def __init__(self):
-            self.calls = calls
+    def __init__(self, model):
+        self.model, self.calls = model, []
 
-        def __getattr__(self, name):
-            return getattr(model, name)
+    def __getattr__(self, name):
+        return getattr(self.model, name)
 
-        def __call__(self, x, t, cond=None):
-            self.calls.append(time.monotonic())
-            time.sleep(0.05)
-            return model(x, t, cond)
+    def __call__(self, x, t, cond=None):
+        self.calls.append(time.monotonic())
+        time.sleep(0.05)
+        return self.model(x, t, cond)
 
-    slow = Slow()
-    monkeypatch.setattr(session, "load", lambda name: slow)
-    session.columns_of.cache_clear()
-    try:
-        job = client.submit(*ask(columns=[("eight_gaussians", "euler", OWN, 200, 1.0)] * 2), api_name="/generate")
-        while len(calls) < 5:
-            time.sleep(0.02)
-        job.cancel()
-        stopped = len(calls)
-        time.sleep(1.0)
-        assert len(calls) <= stopped + 3 < 200
-    finally:
-        session.columns_of.cache_clear()
+
+@pytest.fixture
+def slow(monkeypatch):
+    model = Slow(session.load("eight_gaussians"))
+    monkeypatch.setattr(work, "load", lambda name: model)
+    for kept in (work.columns_of.cache_clear, work.pace_of.clear, work._fine.clear):
+        kept()
+    yield model
+    for kept in (work.columns_of.cache_clear, work.pace_of.clear, work._fine.clear):
+        kept()
+
+
+def test_a_stopped_run_evaluates_at_most_one_step_more(client, slow):
+    columns = [("eight_gaussians", "euler", OWN, session.MOST_STEPS, 1.0)] * 2
+    job = client.submit(*ask(columns=columns), api_name="/generate")
+    while len(slow.calls) < 5:
+        time.sleep(0.02)
+    job.cancel()
+    stopped = len(slow.calls)
+    time.sleep(1.0)
+    assert len(slow.calls) <= stopped + 3 < session.MOST_STEPS
+
+
+def test_two_people_do_not_wait_for_or_disturb_each_other(served, slow, tmp_path):
+    one, other = (Client(served[1], verbose=False, download_files=str(tmp_path)) for _ in range(2))
+    busy = one.submit(
+        *ask(seed=1, columns=[("eight_gaussians", "euler", OWN, session.MOST_STEPS, 1.0)] * 2), api_name="/generate"
+    )
+    while len(slow.calls) < 3:
+        time.sleep(0.02)
+    quick = other.submit(*ask(seed=2, columns=[("eight_gaussians", "euler", OWN, 2, 1.0)]), api_name="/live")
+    quick.result(timeout=60)
+    assert not busy.done(), "the second person waited for the first"
+    assert "seed=2" in latest(quick, LINK) and [f["k"] for f in frames_of(quick.outputs(), 0)] == [0, 1, 2]
+    busy.cancel()
+
+
+def test_what_a_page_keeps_is_bounded():
+    for space in session.spaces():
+        size = 4 * session.most_count(space)
+        for side in session.shape_of(session.spaces()[space][0]):
+            size *= side
+        assert size <= 4 * session.MOST_NUMBERS
+    settings = main.settings()
+    assert settings["state_session_capacity"] <= 64
 
 
 def test_a_clicked_sample_is_the_one_that_was_shown():
     setup = session.check("eight_gaussians", [("eight_gaussians", "ddim", "karras", 5, 1.0), EXACT], 120, 7, NONE)
-    ends = {index: frame for index, frame in session.frames(setup)}
-    trajectories, place = session.one_sample(setup, 101)
-    for index, trajectory in enumerate(trajectories.values()):
-        assert torch.allclose(trajectory.final[place], ends[index].x[101])
+    trajectories, place = work.one_sample(setup, 101)
+    for k, trajectory in enumerate(trajectories.values()):
+        *_, end = work.frames(setup, k)
+        assert torch.allclose(trajectory.final[place], end.x[101])
+        assert torch.allclose(work.one_end(setup, k, 101)[0], end.x[101])
 
 
 def test_the_fine_solution_is_that_of_compare():
     setup = session.check("eight_gaussians", [EXACT], 5, 2, "class 3")
-    *_, (_, solution) = session.reference(setup)
+    *_, (_, solution) = work.reference(setup)
     assert torch.allclose(solution, compare.fine_solution(zoo.load("eight_gaussians"), 5, 3, 2))
+    assert work.solution(setup) is solution
 
 
 def test_controls_start_from_the_models_own_plan():

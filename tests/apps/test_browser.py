@@ -1,75 +1,249 @@
-"""What a person sees, in a real Chromium: generate, read the table, open a trajectory."""
+"""What a person sees and does, in a real Chromium: pictures, scrubber, keys, links, pins, tabs, three widths."""
 
 from __future__ import annotations
 
+import io
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from apps import main, session
+from apps import links, session
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
 PATIENCE = 120_000  # milliseconds; a busy machine is not a fault
+FAST = "space=eight_gaussians&class=none&n=60&seed=0&c1=eight_gaussians,euler,own,12,1&c2=eight_gaussians,heun,own,2,1"
 
 
-@pytest.fixture(scope="module")
-def url():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    demo = main.build()
-    yield demo.launch(server_port=port, prevent_thread_lock=True, **main.settings())[1]
-    main.close(demo)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(
-            executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield opened
-        opened.close()
-
-
-def choose(page, label: str, option: str) -> None:
-    page.get_by_label(label, exact=True).click()
-    page.get_by_role("option", name=option, exact=True).click()
-
-
-def test_generate_read_the_table_and_open_a_trajectory(browser, url):
+@pytest.fixture
+def page(browser, served):
+    """A fresh page at 1440 pixels that fails on a script error or a request to another host."""
     page = browser.new_page(viewport={"width": 1440, "height": 1100})
     page.set_default_timeout(PATIENCE)
     hosts, complaints = set(), []
     page.on("request", lambda request: hosts.add(request.url.split("/")[2] if "://" in request.url else "inline"))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(url)
-    page.wait_for_selector("#generate")
-    if next(iter(session.spaces())) != "eight_gaussians":
-        choose(page, "Space", "eight_gaussians")
-        page.wait_for_function("document.querySelector('#contender-0 .note').innerText.includes('heun')")
-    page.click("#generate")
-    page.wait_for_selector("[data-done='1']")
-    rows = page.locator("#table tbody tr")
-    assert rows.count() == 3
-    head = page.locator("#table thead th").all_inner_texts()
-    steps = [int(rows.nth(k).locator("td").nth(head.index("steps") - 1).inner_text()) for k in range(3)]
-    assert steps == [setting.steps for setting in session.defaults("eight_gaussians")]
-    page.locator("#picture-1 img").click()
-    page.wait_for_selector("#detail h2")
-    page.wait_for_function("document.querySelectorAll('#clouds .js-plotly-plot, #curves .js-plotly-plot').length === 5")
-    assert "log-SNR" in page.locator("#curves").inner_text()
-    assert hosts <= {url.split("/")[2], "inline", ""}, "the page asked another host"
+    yield page
+    assert hosts <= {served[1].split("/")[2], "inline", ""}, "the page asked another host"
     assert not complaints
     page.close()
 
 
-def test_a_phone_shows_everything_without_scrolling_sideways(browser, url):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+def visit(page, served, query: str = FAST) -> None:
+    page.goto(f"{served[1]}?{query}")
+    page.wait_for_selector("#message [data-done='1']")
+
+
+def picture(page, k: int) -> str:
+    return page.evaluate(f"document.querySelector('#picture-{k} canvas').toDataURL()")
+
+
+def where(page, k: int) -> str:
+    return page.locator(f"#picture-{k} .where").inner_text()
+
+
+def told(page) -> str:
+    return page.locator("#message").inner_text()
+
+
+def table(page) -> dict[str, list[str]]:
+    rows = page.locator("#table tbody tr")
+    return {rows.nth(k).locator("th").inner_text(): rows.nth(k).locator("td").all_inner_texts() for k in range(rows.count())}
+
+
+def tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def settle(page, change, selector: str = "#picture-0 canvas") -> None:
+    """Do `change` and wait until the picture is another one."""
+    before = page.evaluate(f"document.querySelector('{selector}').toDataURL()")
+    change()
+    page.wait_for_function(f"(before) => document.querySelector('{selector}').toDataURL() !== before", arg=before)
+
+
+def test_the_page_opens_with_pictures_and_figures_without_a_click(page, served):
+    page.goto(served[1])
+    page.wait_for_selector("#message [data-done='1']")
+    space = next(iter(session.spaces()))
+    expected = links.opening(space).columns
+    assert len(table(page)) == len(expected) == 3
+    for k, setting in enumerate(expected):
+        assert "done" in where(page, k)
+        words = page.locator(f"#picture-{k} .ran").inner_text()
+        for word in (setting.model, setting.sampler, f"{setting.steps} ", "t = "):
+            assert word in words
+        assert "evaluation" in where(page, k) and "ms a sample" in where(page, k)
+
+
+def test_the_scrubber_moves_all_columns_by_step_and_by_log_snr(page, served):
+    visit(page, served)
+    done = [picture(page, k) for k in range(2)]
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('#picture-0 .where').innerText.includes('step 11 of 12')")
+    assert "step 2 of 2" in where(page, 1) or "done" in where(page, 1)
+    page.get_by_label("Step", exact=True).fill("500")
+    page.wait_for_function("document.querySelector('#picture-0 .where').innerText.includes('step 6 of 12')")
+    assert "step 1 of 2" in where(page, 1)
+    assert all(picture(page, k) != done[k] for k in range(2))
+    page.get_by_label("How the columns are aligned").select_option("snr")  # middle: log-SNR 0, t = 0.5 on the linear path
+    page.wait_for_function("document.querySelector('#scrubber output').innerText.includes('log-SNR 0.0')")
+    assert "t = 0.50" in where(page, 0) and "t = 0.50" in where(page, 1)
+    page.get_by_label("Step", exact=True).fill("1000")
+    page.wait_for_function("document.querySelector('#picture-0 .where').innerText.includes('done')")
+    assert [picture(page, k) for k in range(2)] == done
+
+
+def test_state_and_difference_are_other_pictures_and_the_reference_stays(page, served):
+    visit(page, served)
+    page.get_by_label("Step", exact=True).fill("500")
+    page.wait_for_function("document.querySelector('#picture-1 .where').innerText.includes('step 1 of 2')")
+    first = picture(page, 1)
+    settle(page, lambda: page.get_by_role("button", name="state", exact=True).click(), "#picture-1 canvas")
+    settle(page, lambda: page.get_by_role("button", name="difference", exact=True).click(), "#picture-1 canvas")
+    assert "minus" in where(page, 1) and "the reference" in where(page, 0)
+    settle(page, lambda: page.keyboard.press("d"), "#picture-1 canvas")
+    assert picture(page, 1) == first
+
+
+def test_a_slider_redraws_its_column_and_the_link_follows(page, served):
+    visit(page, served)
+    box = page.locator("#contender-1 input[type=number]").first
+    settle(page, lambda: (box.fill("7"), box.press("Tab")), "#picture-1 canvas")
+    page.wait_for_function("document.querySelector('#picture-1 .where').innerText.includes('done')")
+    page.wait_for_function("location.search.includes('eight_gaussians,heun,own,7,1')")
+    page.wait_for_function("[...document.querySelectorAll('#table tbody tr')].some((row) => row.innerText.includes('heun 7'))")
+    again = page.context.browser.new_page()
+    again.set_default_timeout(PATIENCE)
+    again.goto(page.url)
+    again.wait_for_selector("#message [data-done='1']")
+    again.wait_for_function("document.querySelector('#picture-1 .where').innerText.includes('done')")
+    assert again.locator("#contender-1 input[type=number]").first.input_value() == "7"
+    assert picture(again, 1) == picture(page, 1)
+    again.close()
+
+
+def test_keys_generate_take_the_next_seed_and_pin(page, served):
+    visit(page, served)
+    settle(page, lambda: page.keyboard.press("n"))
+    page.wait_for_function("location.search.includes('seed=1')")
+    settle(page, lambda: page.keyboard.press("b"))
+    page.keyboard.press("p")
+    pinned = page.locator("#pins .pin")
+    assert pinned.count() == 1 and "seed 0" in pinned.inner_text() and pinned.locator("canvas").count() == 2
+    kept = page.evaluate("document.querySelector('#pins canvas').toDataURL()")
+    settle(page, lambda: page.keyboard.press("n"))
+    assert page.evaluate("document.querySelector('#pins canvas').toDataURL()") == kept, "a pinned sample must stay as it was"
+    page.keyboard.press("g")
+    page.wait_for_function("document.querySelector('#message').innerText.includes('Done in')")
+    page.keyboard.press("?")
+    assert page.locator("#keys").is_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Remove pinned").click()
+    assert pinned.count() == 0
+
+
+def test_a_click_opens_the_sample_and_the_keyboard_does_too(page, served):
+    visit(page, served)
+    page.locator("#picture-1 canvas").click()
+    page.wait_for_selector("#detail h2")
+    page.wait_for_function("document.querySelectorAll('#clouds .js-plotly-plot, #curves .js-plotly-plot').length === 4")
+    assert "log-SNR" in page.locator("#curves").inner_text()
+    first = page.locator("#detail h2").inner_text()
+    page.locator("#picture-0 canvas").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_function("(first) => document.querySelector('#detail h2').innerText !== first", arg=first)
+
+
+def test_a_over_b_how_they_move_sweep_and_take_away(page, served):
+    visit(page, served)
+    tab(page, "A over B")
+    settle(page, lambda: page.get_by_label("Where the left picture ends").fill("200"), "#over canvas")
+    tab(page, "How they move")
+    page.wait_for_function("document.querySelectorAll('#motion-plots .js-plotly-plot').length === 5")
+    assert page.locator("#plan-plots .js-plotly-plot").count() == 2
+    tab(page, "Sweep")
+    page.click("#run-sweep")
+    page.wait_for_selector("#sweep-said [data-done='1']")
+    assert page.locator("#sweep-table img").count() == 20
+    tab(page, "Take away")
+    page.wait_for_function("document.querySelector('#command textarea').value.includes('workbench compare')")
+    assert "@" in page.locator("#cite textarea").input_value()
+    page.click("#make-file")
+    page.wait_for_selector("#share-said [data-done='1']")
+    with page.expect_download() as saved:
+        page.locator("#made-file a").first.click()
+    assert "eight_gaussians" in Path(saved.value.path()).read_text(encoding="utf-8")
+
+
+def test_another_space_and_a_preset_draw_themselves(page, served):
+    visit(page, served)
+    page.get_by_label("Space", exact=True).click()
+    page.get_by_role("option", name="moons", exact=True).click()
+    page.wait_for_function("document.querySelector('#picture-0 .ran').innerText.includes('moons')")
+    page.wait_for_selector("#message [data-done='1']")
+    page.get_by_label("Preset", exact=True).click()
+    page.get_by_role("option", name="the teacher with 4 samplers, 8 steps").click()
+    page.wait_for_function("document.querySelectorAll('#table tbody tr').length === 4")
+    assert page.locator("#contender-3").is_visible()
+
+
+@pytest.mark.parametrize(
+    "query", ["space=nowhere", "seed=-3", "c1=%3Cscript%3Ealert(1)%3C/script%3E,euler,own,1,1", "c1=../../etc/passwd,euler,own,1,1", "n=99999999"]
+)  # fmt: skip
+def test_a_bad_link_is_told_in_a_sentence_and_the_page_still_opens(page, served, query):
+    page.goto(f"{served[1]}?{query}")
+    page.wait_for_selector("#picture-1 canvas:not([hidden])")
+    assert page.locator(".say.wrong").count() <= 1
+    assert "Traceback" not in page.content() and "<script>alert" not in page.content()
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_layout_holds_at_every_width(browser, served, width, theme):
+    page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(PATIENCE)
-    page.goto(url)
-    page.wait_for_selector("#generate")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.locator("#contender-2").is_visible()
+    visit(page, served, f"{FAST}&__theme={theme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = json.loads(page.evaluate(OVERLAPS))
+    assert not boxes["outside"], f"controls stick out at {width}: {boxes['outside']}"
+    assert not boxes["cropped"], f"texts are cropped at {width}: {boxes['cropped']}"
+    tops = [page.locator(f"#picture-{k} canvas").bounding_box() for k in range(2)]
+    assert abs(tops[0]["y"] - tops[1]["y"]) < 3 and abs(tops[0]["width"] - tops[1]["width"]) < 3, "pictures must stand in a row"
+    from PIL import Image
+
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("L").resize((64, 64))
+    level = float(np.asarray(shot).mean())
+    assert level > 190 if theme == "light" else level < 80
     page.close()
+
+
+OVERLAPS = """() => {
+  const seen = (e) => e.offsetParent !== null && getComputedStyle(e).visibility !== "hidden";
+  const name = (e) => e.getAttribute("aria-label") || e.id || e.innerText?.slice(0, 30) || e.className;
+  const controls = [...document.querySelectorAll("#asked button, #asked input, #asked label, .contender input, .contender button, #scrubber button, #scrubber select")].filter(seen);
+  const outside = controls.filter((e) => { const b = e.getBoundingClientRect(); return b.right > innerWidth + 1 || b.left < -1; }).map(name);
+  const cropped = [...document.querySelectorAll("#go button, #number label, .segments button, .page-tools button")].filter(seen)
+    .filter((e) => { e.scrollIntoView({ block: "center" }); const b = e.getBoundingClientRect();
+      const top = document.elementFromPoint(b.right - 3, b.top + b.height / 2); // what is cut off cannot be hit
+      return !top || !e.contains(top) || e.scrollWidth > e.clientWidth + 1; }).map(name);
+  return JSON.stringify({ outside, cropped });
+}"""
+
+
+def test_every_control_has_a_name_and_is_reached_by_the_keyboard(page, served):
+    visit(page, served)
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, textarea, canvas[tabindex], [role=tab]')]
+        .filter((e) => e.offsetParent !== null)
+        .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.getAttribute('title') || e.innerText?.trim() || e.getAttribute('aria-labelledby')))
+        .map((e) => e.outerHTML.slice(0, 160))"""
+    )
+    assert not unnamed
+    unreachable = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, textarea, canvas')]
+        .filter((e) => e.offsetParent !== null && !e.disabled && e.tabIndex < 0 && !e.closest('[role=tablist], [aria-hidden=true], .visually-hidden')).map((e) => e.outerHTML.slice(0, 160))"""
+    )
+    assert not unreachable

@@ -1,0 +1,36 @@
+"""One app and one browser for every test of the app."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def served():
+    """The app, served: (demo, url)."""
+    from apps import main
+
+    demo = main.build()
+    _, url, _ = demo.launch(server_port=free_port(), prevent_thread_lock=True, **main.settings())
+    yield demo, url
+    main.close(demo)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    """A Chromium that Playwright drives."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(
+            executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield opened
+        opened.close()
