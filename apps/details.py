@@ -18,6 +18,7 @@ from workbench.errors import WorkbenchError
 
 log = logging.getLogger("workbench.app")
 NOTHING = "There is no finished comparison here yet: press Generate first."
+COMMAND, CITED = "The same as a command", "What to cite (BibTeX)"
 FORMATS = ("report (HTML)", "pictures (PNG)", "denoising (GIF)", "table (CSV)")
 
 
@@ -206,10 +207,8 @@ def take_away(parts: Parts, asked: list[Any]) -> None:
         what.preprocess = lambda payload: payload
         file = gr.File(label="Ready to save", visible=False, interactive=False, elem_id="made-file", height=80)
         with gr.Column(elem_id="share"):
-            command = gr.Textbox(label="The same as a command", lines=2, interactive=False, buttons=["copy"], elem_id="command")
-            cited = gr.Textbox(
-                label="What to cite (BibTeX)", lines=8, max_lines=14, interactive=False, buttons=["copy"], elem_id="cite"
-            )
+            command = gr.HTML(pages.text(COMMAND, "", 2), elem_id="command", container=False, padding=False)
+            cited = gr.HTML(pages.text(CITED, "", 10), elem_id="cite", container=False, padding=False)
     copy.click(None, None, said, js=COPY, api_visibility="private")
     tab.select(_texts, parts.shown, [said, command, cited], **calm(show_progress="hidden"))
     make.click(_file, [parts.shown, what], [said, file], **calm(show_progress_on=said))
@@ -228,10 +227,11 @@ def _texts(shown: Shown | None) -> list[Any]:
 
     try:
         if shown is None:
-            return [pages.error(NOTHING), "", ""]
+            return [pages.error(NOTHING), gr.skip(), gr.skip()]
         columns = [replace(c, label=None) if c.label == c.source else c for c in work.columns_of(shown.setup)]
         command = command_of(columns, shown.setup.count, work.condition(shown.setup), shown.setup.seed, "report.html")
-        return [pages.say("A link, a command and files of what is shown."), command, bibtex(*columns)]
+        texts = pages.text(COMMAND, command, 2), pages.text(CITED, bibtex(*columns), 10)
+        return [pages.say("A link, a command and files of what is shown."), *texts]
     except Exception as error:
         return [told(error), gr.skip(), gr.skip()]
 

@@ -58,6 +58,11 @@ def note(text: str, wrong: bool = False) -> str:
     return f'<div class="ran{" wrong" if wrong else ""}">{escape(text)}</div>'
 
 
+def text(title: str, content: str, rows: int) -> str:
+    """A text to take away, with its title: it can be reached by keyboard, selected whole, and not changed."""
+    return f'<label class="text">{escape(title)}<textarea readonly rows="{rows}" onfocus="this.select()">{escape(content)}</textarea></label>'
+
+
 def chip(color: str) -> str:
     """A dot in a model's colour."""
     return f'<span class="chip" style="background:{color}"></span>'

@@ -79,7 +79,11 @@ def error_curve(
     every = sorted({steps for pairs in errors.values() for steps, _ in pairs})
     figure.update_xaxes(type="log", tickvals=every if len(every) <= 14 else None, ticktext=[f"{s:g}" for s in every])
     figure.update_yaxes(type="log", exponentformat="power", dtick=1)
-    return _with_floor(figure, floor, horizontal=True)
+    if floor is not None:  # a trace, since plotly places a note on a logarithmic axis elsewhere than its line
+        line = {"color": style.INK, "dash": "dot", "width": 1.5}
+        ends = {"x": [every[0], every[-1]], "y": [floor, floor]}
+        figure.add_trace(go.Scatter(**ends, mode="lines", line=line, name=f"noise floor {floor:.3g}"))
+    return figure
 
 
 def bars(table: pandas.DataFrame, column: str, title: str | None = None, floor: float | None = None) -> go.Figure:
@@ -101,14 +105,10 @@ def bars(table: pandas.DataFrame, column: str, title: str | None = None, floor: 
         )
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False, title={"text": "model"})
-    return _with_floor(figure, floor, horizontal=False)
-
-
-def _with_floor(figure: go.Figure, floor: float | None, horizontal: bool) -> go.Figure:
-    if floor is None:
-        return figure
-    look = {"line": {"color": style.INK, "dash": "dot", "width": 1.5}, "annotation_text": f"noise floor {floor:.3g}"}
-    return figure.add_hline(y=floor, **look) if horizontal else figure.add_vline(x=floor, **look)
+    if floor is not None:  # told under the axis: a note at the line would cover the first bar
+        figure.add_vline(x=floor, line={"color": style.INK, "dash": "dot", "width": 1.5})
+        figure.update_xaxes(title={"text": f"{column} (dotted: noise floor {floor:.3g})"})
+    return figure
 
 
 def _curve(x: list, y: list, name: str, color: str) -> go.Scatter:

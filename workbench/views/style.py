@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -34,7 +35,7 @@ def colors(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _preferred(label: str) -> int:
-    last = label.split("/")[-1].replace(",", " ").split(" ")[0].split("-")[0].lower()
+    last = re.split(r"[ ,@(-]", label.split("/")[-1])[0].lower()
     return KNOWN[last] if last in KNOWN else 4 + zlib.crc32(label.encode()) % (len(PALETTE) - 4)
 
 
