@@ -152,7 +152,7 @@ def messages(setup: Setup, k: int) -> Iterator[tuple[dict, Frame]]:
             continue
         last = frame.i == len(plan.stages)
         if last or (point % every == 0 and pace.due(point, plan.steps)):
-            drawn = stream.frame(point, frame, plan.path, column.model)
+            drawn = stream.frame(point, frame, plan.path, column.model, work.field(setup, k, frame.t))
             yield {"run": run, **opening, "frames": [drawn]}, frame
             opening = {}
         point += 1

@@ -18,8 +18,10 @@ from torch import Tensor
 from apps.session import Setup
 from workbench.compare import Column
 from workbench.denoiser import Denoiser, decode, picture_shape
+from workbench.samplers.field import Field
 from workbench.samplers.plan import Plan
 from workbench.samplers.run import Frame
+from workbench.views.animation import field_arrows
 from workbench.views.grid import data_uri
 from workbench.views.points import EXTENT, Density, density_image
 
@@ -52,8 +54,12 @@ def in_words(column: Column, plan: Plan, most: int = 5) -> str:
     return f"{column.describe()}; t = {times}"
 
 
-def frame(k: int, seen: Frame, path: Any, model: Denoiser | None = None) -> dict[str, Any]:
-    """Point k of a run: time, half log-SNR (clipped to ±99), costs, state and DT target, decoded as `model` does it."""
+def frame(k: int, seen: Frame, path: Any, model: Denoiser | None = None, field: Field | None = None) -> dict[str, Any]:
+    """Point k of a run: time, half log-SNR (clipped to ±99), costs, state and DT target, decoded as `model` does it.
+
+    `field` is the velocity there, for points: its arrows travel as (x, y) of tail and head.
+    """
+    ends = None if field is None else field_arrows(field, EXTENT)[:, :2].reshape(-1, 4)
     snr = path.log_snr(seen.t)
     return {
         "k": k,
@@ -63,6 +69,7 @@ def frame(k: int, seen: Frame, path: Any, model: Denoiser | None = None) -> dict
         "seconds": seen.seconds,
         "x": packed(seen.x if model is None else decode(model, seen.x)),
         "target": packed(seen.target if model is None else decode(model, seen.target)),
+        "field": None if ends is None else packed(torch.from_numpy(ends[~np.isnan(ends).any(1)])),
     }
 
 

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const GAP = 2, PICTURE = 640, PATHS = 80, MOST_PINS = 12, UNIT = 4096, EDGE = 9;
-  const W = { columns: [], mode: "target", align: "step", pos: 1, follow: true, chosen: null, reference: 0, pins: [], tool: null, over: null };
+  const W = { columns: [], mode: "target", align: "step", pos: 1, follow: true, chosen: null, field: false, reference: 0, pins: [], tool: null, over: null };
   const minus = (x, digits = 2) => x.toFixed(digits).replace("-", "\u2212");
   const make = (tag, classes = "", text = "") => Object.assign(document.createElement(tag), { className: classes, textContent: text });
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -53,7 +53,7 @@
     for (const frame of message.run === column.run ? message.frames || [] : []) {
       if (known.has(frame.k)) continue;
       const convert = column.said.points ? (text) => new Int16Array(bytes(text).buffer) : bytes;
-      column.frames.push({ ...frame, x: convert(frame.x), target: convert(frame.target) });
+      column.frames.push({ ...frame, x: convert(frame.x), target: convert(frame.target), field: frame.field && convert(frame.field) });
     }
     column.frames.sort((a, b) => a.k - b.k);
     column.element.classList.toggle("stale", Boolean(message.stale));
@@ -188,6 +188,7 @@
       }
       ink.stroke();
     };
+    if (W.field && frame.field && only === null) drawField(ink, column, frame.field);
     ink.strokeStyle = said.color;
     ink.lineWidth = 1;
     ink.globalAlpha = 0.3;
@@ -220,12 +221,32 @@
     }
   }
 
+  function drawField(ink, column, ends) {
+    ink.strokeStyle = "#7d8794";
+    ink.globalAlpha = 0.85;
+    ink.lineWidth = 1.6;
+    for (let a = 0; a < ends.length; a += 4) {
+      const [x0, y0, x1, y1] = [across(column, ends[a]), down(column, ends[a + 1]), across(column, ends[a + 2]), down(column, ends[a + 3])];
+      const turn = Math.atan2(y1 - y0, x1 - x0), head = 7;
+      ink.beginPath();
+      ink.moveTo(x0, y0);
+      ink.lineTo(x1, y1);
+      for (const side of [-0.45, 0.45]) {
+        ink.moveTo(x1, y1);
+        ink.lineTo(x1 - head * Math.cos(turn + side), y1 - head * Math.sin(turn + side));
+      }
+      ink.stroke();
+    }
+  }
+
   // ---- scrubber, A/B, pins -----------------------------------------------------------------------------------------
 
   function mountTool(element) {
     const find = (name) => element.querySelector(name);
     const tool = (W.tool = { element, range: find("input[type=range]"), told: find("output"), align: find("select.align"), reference: find("select.reference"), play: find("button.play") });
     for (const button of element.querySelectorAll("button[data-mode]")) button.addEventListener("click", () => setMode(button.dataset.mode));
+    tool.field = find("input.field");
+    tool.field.addEventListener("change", () => { W.field = tool.field.checked; refresh(); });
     tool.range.addEventListener("input", () => scrub(tool.range.value / 1000));
     tool.align.addEventListener("change", () => { W.align = tool.align.value; refresh(); });
     tool.reference.addEventListener("change", () => { tool.reference.dataset.touched = "1"; W.reference = Number(tool.reference.value); refresh(); });
@@ -278,6 +299,7 @@
     const word = W.align === "step" ? `step ${Math.round(at * steps)} of ${steps}` : at >= 1 ? "data" : at <= 0 ? "noise" : `log-SNR ${minus(snr, 1)}`;
     W.tool.told.textContent = word;
     W.tool.range.setAttribute("aria-valuetext", word);
+    W.tool.element.querySelector("label.field").hidden = !W.columns.some((c) => c?.said?.points && visible(c));
     for (const select of [W.tool.reference, ...(W.over ? [W.over.a, W.over.b] : [])]) offer(select);
   }
 

@@ -25,6 +25,7 @@ TOOL = """
   <button type="button" data-mode="difference" title="DT target minus that of the reference column at the same place">difference</button>
 </div>
 <label class="reference">to <select class="reference" aria-label="Reference of the difference"></select></label>
+<label class="field" hidden><input type="checkbox" class="field"> velocity</label>
 <button type="button" class="play" title="Play from noise to data (space)" aria-label="Play from noise to data">▶</button>
 <input type="range" min="0" max="1000" value="1000" step="any" aria-label="Step" title="Step, all columns together (← →)">
 <output>data</output>

@@ -18,6 +18,7 @@ from apps.session import NONE, Setup, class_names, column_of, is_image, load, sp
 from workbench import compare
 from workbench.compare import Column
 from workbench.samplers import Trajectory, record, run
+from workbench.samplers.field import Field, velocity_field
 from workbench.samplers.plan import Plan
 from workbench.samplers.run import Frame
 from workbench.samplers.sample import labels, noise_for, prepare
@@ -128,6 +129,17 @@ def _fine_key(setup: Setup, teacher: Any) -> tuple:
         setup.seed,
         setup.label,
     )
+
+
+@functools.lru_cache(maxsize=512)
+def field(setup: Setup, k: int, t: float) -> Field | None:
+    """The velocity that column k follows at time t, for points; None for images and where there is no noise left."""
+    column = columns_of(setup)[k]
+    if is_image(setup.space) or column.model.path.sigma(t) <= 0:
+        return None
+    names = class_names(setup.space)
+    cond = names.index(setup.label) if setup.label in names else None
+    return velocity_field(prepare(column.model, column.guidance), t, cond, EXTENT, 11)
 
 
 @functools.lru_cache(maxsize=8)

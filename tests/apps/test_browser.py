@@ -95,6 +95,15 @@ def test_the_scrubber_moves_all_columns_by_step_and_by_log_snr(page, served):
     assert [picture(page, k) for k in range(2)] == done
 
 
+def test_the_velocity_field_is_drawn_for_points_only(page, served):
+    visit(page, served)
+    page.get_by_label("Step", exact=True).fill("500")
+    page.wait_for_function("document.querySelector('#picture-1 .where').innerText.includes('step 1 of 2')")
+    settle(page, lambda: page.get_by_label("velocity").check(), "#picture-1 canvas")
+    visit(page, served, "space=digits&n=4&c1=digits/consistency,consistency,own,1,1")
+    assert not page.get_by_label("velocity").is_visible()
+
+
 def test_state_and_difference_are_other_pictures_and_the_reference_stays(page, served):
     visit(page, served)
     page.get_by_label("Step", exact=True).fill("500")

@@ -64,13 +64,13 @@ def particles_animated(
         figure.add_layout_image(source=source, **corner, sizing="stretch", layer="below")
     still = len(figure.data)
     if fields is not None:
-        figure.add_trace(_arrow_trace(_arrows(fields[shown], extent)))
+        figure.add_trace(_arrow_trace(field_arrows(fields[shown], extent)))
     figure.add_trace(_particle_trace(_tails(x, shown, tail), x.shape[1], tail, color))
     said = [f"step {k} of {count - 1}, t = {t:.2f}" for k, t in enumerate(trajectory.t.tolist())]
     figure.add_trace(_clock(said[shown], extent))
     moving, frames = list(range(still, len(figure.data))), []
     for k in range(count):
-        arrows = [_coordinates(_arrows(fields[k], extent))] if fields is not None else []
+        arrows = [_coordinates(field_arrows(fields[k], extent))] if fields is not None else []
         data = [go.Scatter(**content) for content in (*arrows, _coordinates(_tails(x, k, tail)), {"text": [said[k]]})]
         frames.append(go.Frame(name=str(k), data=data, traces=moving))
     figure.frames = frames
@@ -86,7 +86,7 @@ def _tails(x: np.ndarray, k: int, tail: int) -> np.ndarray:
     return np.concatenate([x[steps], gap]).transpose(1, 0, 2)
 
 
-def _arrows(field: Field | None, extent: float) -> np.ndarray:
+def field_arrows(field: Field | None, extent: float) -> np.ndarray:
     """For each arrow its two ends and a gap, (m, 3, 2), thinned to at most ARROWS a side."""
     if field is None:
         return np.full((1, 3, 2), np.nan)
