@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,18 +76,17 @@ def build(demo: gr.Blocks, idle_seconds: float) -> None:
         with gr.Tab("Figures", id="figures"):
             table = gr.HTML(pages.no_table(), elem_id="table", container=False, padding=False)
         parts = live.Parts([c.picture for c in contenders], message, table, shown, start, stop, link)
-        details.build(parts, asked)
+        texts = details.build(parts)
 
-    running = start.click(functools.partial(live.generate, parts), asked, parts.all, api_name="generate", **_heavy())
-    stop.click(_stopped, None, [message, start, stop], cancels=[running], **_light("stop"))
+    running = start.click(functools.partial(live.generate, parts), [shown, *asked], parts.all, api_name="generate", **_heavy())
     followed = [label, count, seed, *(control for c in contenders for control in c.controls[1:])]
     follow = functools.partial(live.live, parts)
     common: dict[str, Any] = {"concurrency_id": LIGHT, "concurrency_limit": 8, "show_progress": "hidden"}
 
     def redraw(event: Any, name: str | None = None) -> None:
-        """Redraw what is quick, then measure it."""
+        """Redraw what is quick, then measure it; a run in progress sees that it is outdated and ends."""
         shows = {"api_name": name} if name else {"api_visibility": "private"}
-        redrawn = event(follow, [shown, *asked], parts.all, trigger_mode="always_last", cancels=[running], **common, **shows)
+        redrawn = event(follow, [shown, *asked], parts.all, trigger_mode="always_last", **common, **shows)
         redrawn.then(
             functools.partial(live.measure, parts), shown, [table, message, start, stop], trigger_mode="always_last",
             api_visibility="private", **common,
@@ -103,16 +103,15 @@ def build(demo: gr.Blocks, idle_seconds: float) -> None:
         for control in c.controls[1:]:
             control.input(_describe, [where, *c.controls], c.note, trigger_mode="always_last", **_light())
 
-    controls = [where, preset, label, count, seed, number, *settings]
     opened = gr.State(None)
-    moved = where.input(_move, where, [opened, message, *controls], cancels=[running], **_light("space"))
-    arrived = demo.load(_arrive, None, [opened, message, *controls], **_light("open"))
-    for event in (moved, arrived):
-        drawing = event.then(functools.partial(_draw, parts), opened, parts.all, api_visibility="private", **_heavy())
-        for other in (stop.click, start.click, number.input, preset.input, where.input):
-            other(None, None, None, cancels=[drawing], **_light())
-        gr.on([control.input for control in followed], None, None, None, cancels=[drawing], **_light())
+    controls = [opened, message, where, preset, label, count, seed, number, *settings]
+    drawings = []
+    for event in (where.input(_move, where, controls, **_light("space")), demo.load(_arrive, None, controls, **_light("open"))):
+        draw = functools.partial(_draw, parts)
+        drawings.append(event.then(draw, [shown, opened], parts.all, api_visibility="private", **_heavy()))
+    stop.click(functools.partial(live.stopped, parts), shown, parts.all, cancels=[running, *drawings], **_light("stop"))
     link.change(None, link, None, js="(query) => window.workbench.link(query)", **_light())
+    link.change(details.texts, shown, texts, trigger_mode="always_last", **_light())
 
 
 def _light(name: str | None = None) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def _own(space: str, model: str) -> list[Any]:
 
 def _other_seed(by: int, seed: Any) -> Any:
     """The next seed, or the one before."""
-    whole = isinstance(seed, int | float) and seed == int(seed)
+    whole = isinstance(seed, int | float) and math.isfinite(seed) and seed == int(seed)
     return (int(seed) + by) % (session.MOST_SEED + 1) if whole else 0
 
 
@@ -186,8 +185,8 @@ def _columns(number: Any) -> list[Any]:
 def _preset(space: str, name: str) -> list[Any]:
     """A ready-made set of columns, as values of all controls."""
     try:
-        known = links.presets(space)
-        if name not in known:
+        known = links.presets(links.opening(space).space)
+        if not isinstance(name, str) or name not in known:
             raise session.unknown("preset", str(name)[:60], known)
         return [len(known[name]), *_settings(space, known[name])]
     except WorkbenchError as error:
@@ -206,13 +205,13 @@ def _settings(space: str, columns: tuple[session.Setting, ...]) -> list[Any]:
     return made
 
 
-def _opened(setup: Setup, told: str) -> list[Any]:
-    """The page as a link, or a change of space, asks for it."""
+def _opened(setup: Setup, told: str, complaint: str = "") -> list[Any]:
+    """The page as a link, or a change of space, asks for it; a complaint stays when all is drawn."""
     space = setup.space
     return [
-        setup, told, gr.update(choices=list(session.spaces()), value=space), gr.update(choices=list(links.presets(space)), value=links.preset_of(setup)),
-        gr.update(choices=_classes(space), value=setup.label), gr.update(value=setup.count, label=_count_label(space)), setup.seed,
-        len(setup.columns), *_settings(space, setup.columns),
+        (setup, complaint), told, gr.update(choices=list(session.spaces()), value=space),
+        gr.update(choices=list(links.presets(space)), value=links.preset_of(setup)), gr.update(choices=_classes(space), value=setup.label),
+        gr.update(value=setup.count, label=_count_label(space)), setup.seed, len(setup.columns), *_settings(space, setup.columns),
     ]  # fmt: skip
 
 
@@ -220,7 +219,7 @@ def _move(space: str) -> list[Any]:
     """Another space: its models, its classes, its opening picture."""
     try:
         return _opened(links.opening(space), pages.say("Drawing what this space opens with."))
-    except (WorkbenchError, TypeError) as error:
+    except WorkbenchError as error:
         return [None, pages.error(str(error)), *[gr.skip()] * (6 + 7 * MOST_COLUMNS)]
 
 
@@ -231,20 +230,13 @@ def _arrive(request: gr.Request) -> list[Any]:
         query = dict(getattr(request, "query_params", None) or {})
         return _opened(links.from_query(query) if query else first, pages.say("Drawing the first pictures."))
     except WorkbenchError as error:
-        return _opened(first, pages.error(f"This link cannot be opened: {error}"))
+        complaint = f"This link cannot be opened: {error}"
+        return _opened(first, pages.error(complaint), complaint)
 
 
-def _draw(parts: live.Parts, setup: Setup | None) -> Any:
+def _draw(parts: live.Parts, shown: live.Shown | None, opened: tuple[Setup, str] | None) -> Any:
     """Draw what a link or a space opens with."""
-    if setup is None:
+    if opened is None:
         yield parts.idle
         return
-    yield from live.opening(parts, setup)
-
-
-def _stopped() -> list[Any]:
-    return [
-        pages.say("Stopped. What was drawn stays; Generate starts again."),
-        gr.update(interactive=True),
-        gr.update(interactive=False),
-    ]
+    yield from live.opening(parts, shown, *opened)

@@ -22,14 +22,14 @@ COMMAND, CITED = "The same as a command", "What to cite (BibTeX)"
 FORMATS = ("report (HTML)", "pictures (PNG)", "denoising (GIF)", "table (CSV)")
 
 
-def build(parts: Parts, asked: list[Any]) -> None:
-    """Lay out the tabs beside the table and connect them."""
+def build(parts: Parts) -> list[Any]:
+    """Lay out the tabs beside the table and connect them; returns what `texts` writes to."""
     one_sample(parts)
     with gr.Tab("A over B", id="over"):
         viewer.over()
     motion(parts)
     sweeps.build(parts)
-    take_away(parts, asked)
+    return take_away(parts)
 
 
 def calm(**more: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def told(error: Exception) -> str:
 
 def one_sample(parts: Parts) -> None:
     """Film strip, place in the principal plane or on the density, and when this sample is decided."""
-    with gr.Tab("One sample", id="sample") as tab:
+    with gr.Tab("One sample", id="sample"):
         detail = gr.HTML(pages.no_detail(), elem_id="detail", container=False, padding=False)
         with gr.Row(elem_id="sample-asked"):
             number = gr.Number(0, label="Sample", minimum=0, precision=None, min_width=90, scale=0)
@@ -75,7 +75,6 @@ def one_sample(parts: Parts) -> None:
     for picture in parts.pictures:
         picture.select(_clicked, parts.shown, drawn, **calm(show_progress_on=detail, trigger_mode="always_last"))
         picture.select(None, None, None, js=OPEN_TAB, api_visibility="private")
-    del tab
 
 
 OPEN_TAB = "() => { [...document.querySelectorAll('#below [role=tab]')].find((tab) => tab.textContent.trim() === 'One sample')?.click(); }"
@@ -136,7 +135,7 @@ def motion(parts: Parts) -> None:
     with gr.Tab("How they move", id="motion") as tab:
         with gr.Row(elem_id="motion-asked"):
             against = gr.Radio(
-                [("step", "step"), ("time t", "t"), ("log-SNR", "log_snr")],
+                [("step", "step"), ("time t", "t"), ("half log-SNR", "log_snr")],
                 value="step",
                 label="Against",
                 scale=0,
@@ -167,7 +166,10 @@ def _move(shown: Shown | None, against: str) -> Iterator[list[Any]]:
             else:
                 found = step
         n = len(next(iter(found.values())).final)
-        yield [pages.say(f"{n} of {setup.count} samples, seed {setup.seed}."), *_motion_figures(columns, found, against)]
+        yield [
+            pages.say(f"{n} of {setup.count} samples, seed {setup.seed}.", done=True),
+            *_motion_figures(columns, found, against),
+        ]
     except Exception as error:
         yield [told(error), *still]
 
@@ -194,7 +196,7 @@ def _motion_figures(columns: Any, found: dict[str, Any], against: str) -> list[A
 # ---- to take away -----------------------------------------------------------------------------------------------------
 
 
-def take_away(parts: Parts, asked: list[Any]) -> None:
+def take_away(parts: Parts) -> list[Any]:
     """Link, command, citations, and files of what is shown."""
     with gr.Tab("Take away", id="share") as tab:
         said = gr.HTML(
@@ -210,9 +212,9 @@ def take_away(parts: Parts, asked: list[Any]) -> None:
             command = gr.HTML(pages.text(COMMAND, "", 2), elem_id="command", container=False, padding=False)
             cited = gr.HTML(pages.text(CITED, "", 10), elem_id="cite", container=False, padding=False)
     copy.click(None, None, said, js=COPY, api_visibility="private")
-    tab.select(_texts, parts.shown, [said, command, cited], **calm(show_progress="hidden"))
+    tab.select(texts, parts.shown, [said, command, cited], **calm(show_progress="hidden"))
     make.click(_file, [parts.shown, what], [said, file], **calm(show_progress_on=said))
-    del asked
+    return [said, command, cited]
 
 
 COPY = """async () => {
@@ -221,7 +223,7 @@ COPY = """async () => {
 }"""
 
 
-def _texts(shown: Shown | None) -> list[Any]:
+def texts(shown: Shown | None) -> list[Any]:
     from workbench.cite import bibtex
     from workbench.report import command_of
 
@@ -230,8 +232,8 @@ def _texts(shown: Shown | None) -> list[Any]:
             return [pages.error(NOTHING), gr.skip(), gr.skip()]
         columns = [replace(c, label=None) if c.label == c.source else c for c in work.columns_of(shown.setup)]
         command = command_of(columns, shown.setup.count, work.condition(shown.setup), shown.setup.seed, "report.html")
-        texts = pages.text(COMMAND, command, 2), pages.text(CITED, bibtex(*columns), 10)
-        return [pages.say("A link, a command and files of what is shown."), *texts]
+        written = pages.text(COMMAND, command, 2), pages.text(CITED, bibtex(*columns), 10)
+        return [pages.say("A link, a command and files of what is shown."), *written]
     except Exception as error:
         return [told(error), gr.skip(), gr.skip()]
 
@@ -240,14 +242,15 @@ def _file(shown: Shown | None, what: Any) -> Iterator[list[Any]]:
     try:
         if shown is None:
             raise WorkbenchError(NOTHING)
-        if what not in FORMATS:
+        if not isinstance(what, str) or what not in FORMATS:
             raise session.unknown("file", str(what)[:60], FORMATS)
         yield [pages.say("Running the comparison again for the file."), gr.update(visible=False)]
         setup = shown.setup
-        place = Path(tempfile.mkdtemp(prefix="workbench-")) / _name(setup, what)
-        work.write(setup, place)
-        size = place.stat().st_size
-        yield [pages.say(f"{place.name}: {size / 1e6:.2f} MB.", done=True), gr.update(value=str(place), visible=True)]
+        with tempfile.TemporaryDirectory(prefix="workbench-") as folder:  # Gradio takes a copy before it asks for more
+            place = Path(folder) / _name(setup, what)
+            work.write(setup, place)
+            size = place.stat().st_size
+            yield [pages.say(f"{place.name}: {size / 1e6:.2f} MB.", done=True), gr.update(value=str(place), visible=True)]
     except Exception as error:
         yield [told(error), gr.skip()]
 

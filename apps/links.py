@@ -73,8 +73,8 @@ def opening(space: str, columns: int = 3) -> Setup:
     Raises:
         WorkbenchError: if there is no such space.
     """
-    if space not in session.spaces():
-        raise session.unknown("space", space[:60], session.spaces())
+    if not isinstance(space, str) or space not in session.spaces():
+        raise session.unknown("space", str(space)[:60], session.spaces())
     image = session.is_image(space)
     count = session.most_count(space) if image else 500
     return session.check(

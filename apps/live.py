@@ -8,7 +8,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -82,8 +82,7 @@ class Parts:
 def asked(values: Sequence[Any]) -> Setup:
     """Space, class, count, seed, number of columns and five values a column, checked."""
     space, label, count, seed, number, *controls = values
-    if not isinstance(number, int) or not 1 <= number <= MOST_COLUMNS:
-        raise WorkbenchError(f"the number of columns is {str(number)[:40]}, but must be 1 to {MOST_COLUMNS}.")
+    number = session.check_count("the number of columns", number, 1, MOST_COLUMNS)
     return session.check(space, [controls[5 * k : 5 * k + 5] for k in range(number)], count, seed, label)
 
 
@@ -103,27 +102,43 @@ def guarded(handler: Any) -> Any:
     return safe
 
 
+def _asking(shown: Shown | None, setup: Setup, ends: Sequence[Frame | None] = ()) -> Shown:
+    """A new question of a page: whatever still answers an older one sees that it is outdated and ends."""
+    newest = [0] if shown is None else shown.newest
+    newest[0] = number = next(_runs)
+    return Shown(setup, tuple(ends) or (None,) * len(setup.columns), newest, number)
+
+
 @guarded
-def generate(parts: Parts, *values: Any) -> Iterator[dict]:
+def generate(parts: Parts, shown: Shown | None, *values: Any) -> Iterator[dict]:
     """Run every column, cheapest first, streaming every step; then measure."""
     setup = asked(values)
+    asking = _asking(shown, setup)
     waiting = {picture: {"stale": True, "blank": "waiting for its turn"} for picture in parts.pictures}
-    yield {**waiting, **parts.busy, parts.message: pages.say("Loading the models."), parts.link: links.to_query(setup)}
-    yield from _run(parts, setup)
+    told = {parts.message: pages.say("Loading the models."), parts.link: links.to_query(setup), parts.shown: asking}
+    yield {**waiting, **parts.busy, **told}
+    yield from _run(parts, asking)
 
 
-def _run(parts: Parts, setup: Setup) -> Iterator[dict]:
-    began = time.monotonic()
+def _run(parts: Parts, shown: Shown) -> Iterator[dict]:
+    began, setup = time.monotonic(), shown.setup
     columns = work.columns_of(setup)
-    ends: list[Frame | None] = [None] * len(columns)
     for k in sorted(range(len(columns)), key=lambda k: work.seconds_for(setup, k)):
+        if shown.outdated:
+            return
         yield {parts.message: pages.say(f"Running {columns[k].describe()} on {setup.count} samples.")}
-        for message, frame in messages(setup, k):
-            ends[k] = frame
+        for message, end in messages(setup, k):
+            if shown.outdated:
+                return
             yield {parts.pictures[k]: message}
-    shown = Shown(setup, tuple(ends))
-    yield {parts.shown: shown, parts.message: pages.say("Measuring.")}
-    yield from _solve(parts, setup)
+            last = end
+        shown = replace(shown, ends=(*shown.ends[:k], last, *shown.ends[k + 1 :]))
+        yield {parts.shown: shown}
+    yield {parts.message: pages.say("Measuring.")}
+    for solving in _solve(parts, setup):
+        if shown.outdated:
+            return
+        yield solving
     done = f"Done in {time.monotonic() - began:.1f} s. Click a sample in any picture to follow it from noise to data."
     yield {**parts.idle, parts.table: _table(shown), parts.message: pages.say(done, done=True)}
 
@@ -179,8 +194,7 @@ def live(parts: Parts, shown: Shown | None, *values: Any) -> Iterator[dict]:
     """After a changed control: redraw the columns that it concerns and that are quick, mark the others."""
     setup = asked(values)
     work.columns_of(setup)
-    newest = [0] if shown is None else shown.newest
-    newest[0] = number = next(_runs)
+    asking = _asking(shown, setup)
     ends = [end if shown is not None and _answers(shown, setup, k) else None for k, end in _ends(shown, setup)]
     slow = [k for k, end in enumerate(ends) if end is None and work.seconds_for(setup, k) > QUICK]
     late = {
@@ -192,10 +206,12 @@ def live(parts: Parts, shown: Shown | None, *values: Any) -> Iterator[dict]:
     for k in range(len(ends)):
         if ends[k] is None and k not in slow:
             message, ends[k] = whole(setup, k)
+            if asking.outdated:
+                return
             yield {parts.pictures[k]: message}
             again[parts.pictures[k]] = {**message, "again": True}
     told = {**parts.idle, parts.link: links.to_query(setup), parts.message: _told(setup, slow)}
-    yield {**again, **told, parts.shown: Shown(setup, tuple(ends), newest, number)}
+    yield {**again, **told, parts.shown: replace(asking, ends=tuple(ends))}
 
 
 def _ends(shown: Shown | None, setup: Setup) -> list[tuple[int, Frame | None]]:
@@ -244,16 +260,30 @@ def _table(shown: Shown) -> str:
 _opened: OrderedDict[Setup, tuple[list[dict], tuple[Frame, ...], str]] = OrderedDict()
 
 
+def stopped(parts: Parts, shown: Shown | None) -> dict:
+    """End what runs within one step; what is unfinished is marked so."""
+    marked = {}
+    if shown is not None:
+        shown.newest[0] = next(_runs)
+        unfinished = [k for k, end in enumerate(shown.ends) if end is None]
+        marked = {
+            parts.pictures[k]: {"stale": True, "note": "Stopped: press Generate.", "blank": "stopped"} for k in unfinished
+        }
+    return {**parts.idle, **marked, parts.message: pages.say("Stopped. What was drawn stays; Generate starts again.")}
+
+
 @guarded
-def opening(parts: Parts, setup: Setup) -> Iterator[dict]:
+def opening(parts: Parts, shown: Shown | None, setup: Setup, complaint: str = "") -> Iterator[dict]:
     """Draw what a space opens with: from memory if somebody has opened it before, else as `generate` does."""
-    yield {parts.link: links.to_query(setup), **parts.busy}
+    asking = _asking(shown, setup)
+    yield {parts.link: links.to_query(setup), parts.shown: asking, **parts.busy}
     if setup in _opened:
         drawn, ends, table = _opened[setup]
-        yield {parts.pictures[k]: message for k, message in enumerate(drawn)}
+        yield {parts.pictures[k]: {**message, "run": next(_runs)} for k, message in enumerate(drawn)}
     else:
         gathered: dict[int, dict] = {}
-        for update in _run(parts, setup):
+        table = None
+        for update in _run(parts, asking):
             for k, picture in enumerate(parts.pictures):
                 if picture in update:
                     kept = gathered.setdefault(k, {"frames": []})
@@ -261,13 +291,13 @@ def opening(parts: Parts, setup: Setup) -> Iterator[dict]:
                     kept["frames"] = kept["frames"] + update[picture]["frames"]
             if parts.shown in update:
                 ends = update[parts.shown].ends
-            if parts.table in update:
-                table = update[parts.table]
+            table = update.get(parts.table, table)
             yield update
+        if asking.outdated or table is None:
+            return
         _opened[setup] = ([gathered[k] for k in sorted(gathered)], ends, table)
         while len(_opened) > 4:
             _opened.popitem(last=False)
-    ready = pages.say(
-        "Ready. Move a slider: quick models follow it. Click a sample to follow it from noise to data.", done=True
-    )
-    yield {**parts.idle, parts.shown: Shown(setup, ends), parts.table: table, parts.message: ready}
+    ready = "Ready. Move a slider: quick models follow it. Click a sample to follow it from noise to data."
+    told = pages.error(complaint) if complaint else pages.say(ready, done=True)
+    yield {**parts.idle, parts.shown: replace(asking, ends=ends), parts.table: table, parts.message: told}

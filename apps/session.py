@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -167,13 +167,13 @@ def check(space: Any, columns: Sequence[Sequence[Any]], count: Any, seed: Any, l
         WorkbenchError: for the first thing that is unknown or impossible, in one sentence.
     """
     known = spaces()
-    if space not in known:
+    if _not_among(space, known):
         raise unknown("space", _short(space), known)
     if not 1 <= len(columns) <= 4:
         raise WorkbenchError(f"there are {len(columns)} columns: compare one to four.")
     count = check_count("the number of samples", count, 1, most_count(space))
     seed = check_count("the seed", seed, 0, MOST_SEED)
-    if label not in (names := [ANY, NONE, *class_names(space)]):
+    if _not_among(label, names := [ANY, NONE, *class_names(space)]):
         raise unknown("class", _short(label), names)
     settings = tuple(_setting(space, column) for column in columns)
     work = sum(setting.steps for setting in settings) * count
@@ -187,17 +187,21 @@ def check(space: Any, columns: Sequence[Sequence[Any]], count: Any, seed: Any, l
 def _setting(space: str, column: Sequence[Any]) -> Setting:
     model, sampler, schedule, steps, guidance = column
     entry_of(space, _short(model))
-    if sampler not in SAMPLERS:
+    if _not_among(sampler, SAMPLERS):
         raise unknown("sampler", _short(sampler), SAMPLERS)
-    if schedule != OWN and schedule not in schedules.NAMES:
+    if _not_among(schedule, [OWN, *schedules.NAMES]):
         raise unknown("schedule", _short(schedule), [OWN, *schedules.NAMES])
     steps = check_count("steps", steps, 1, MOST_STEPS)
     number = guidance if isinstance(guidance, int | float) and not isinstance(guidance, bool) else math.nan
     if not GUIDANCE[0] <= number <= GUIDANCE[1]:
         raise WorkbenchError(
-            f"guidance is {_short(guidance)}, but must be a number from {GUIDANCE[0]:g} to {GUIDANCE[1]:g}; 1 is none."
+            f"guidance is {_short(repr(guidance))}, but must be a number from {GUIDANCE[0]:g} to {GUIDANCE[1]:g}; 1 is none."
         )
     return Setting(model, sampler, schedule, steps, float(number))
+
+
+def _not_among(name: Any, known: Container[str]) -> bool:
+    return not isinstance(name, str) or name not in known
 
 
 def _short(value: Any) -> str:

@@ -73,7 +73,7 @@ def _sweep(shown: Shown | None, over: Any, j: Any) -> Iterator[list[Any]]:
     try:
         if shown is None:
             raise WorkbenchError(details.NOTHING)
-        if over not in OVER:
+        if not isinstance(over, str) or over not in OVER:
             raise session.unknown("sweep", str(over)[:60], OVER)
         setup = shown.setup
         j = session.check_count("the sample", j, 0, setup.count - 1)
@@ -86,7 +86,7 @@ def _sweep(shown: Shown | None, over: Any, j: Any) -> Iterator[list[Any]]:
                 rows[k].append(_cell(changed, k, j, palette[column.label], f"{column.label}, {head}"))
             yield [gr.skip(), _table(over, heads, [column.label for column in columns], rows, palette)]
         yield [
-            pages.say(f"Sample {j}, the same noise in every {'column' if over != 'seeds' else 'row'}.", done=True),
+            pages.say(f"Sample {j}, the same noise {'down each column' if over == 'seeds' else 'in every cell'}.", done=True),
             gr.skip(),
         ]
     except Exception as error:
@@ -144,10 +144,11 @@ def _which(shown: Shown | None, model: Any, counts: Any, size: Any) -> Iterator[
             raise WorkbenchError(details.NOTHING)
         setup = shown.setup
         entry = session.entry_of(setup.space, str(model)[:60])
-        if counts not in COUNTS:
+        if not isinstance(counts, str) or counts not in COUNTS:
             raise session.unknown("set of steps", str(counts)[:60], COUNTS)
-        if size not in SIZES:
+        if str(size) not in map(str, SIZES):
             raise session.unknown("number of samples", str(size)[:60], SIZES)
+        size = int(size)
         steps, rows = COUNTS[counts], []
         for row in sweep([session.load(entry.name)], None, None, steps, n=size, seed=setup.seed):
             rows.append(row)

@@ -31,12 +31,15 @@
       event.preventDefault();
       event.stopPropagation();
     });
+    new ResizeObserver(refresh).observe(element); // columns come and go
     watch("value", () => take(column, props.value));
     take(column, props.value);
   }
 
   function take(column, message) {
     if (!message) return;
+    if (message.stale) column.over = column.run; // what is still on its way from a run that has been stopped comes too late
+    else if (message.run !== undefined && message.run === column.over) return;
     if (message.begin && message.run !== column.run) {
       column.run = message.run;
       column.said = message.begin;
@@ -56,7 +59,7 @@
       column.frames.push({ ...frame, x: convert(frame.x), target: convert(frame.target), field: frame.field && convert(frame.field) });
     }
     column.frames.sort((a, b) => a.k - b.k);
-    column.element.classList.toggle("stale", Boolean(message.stale));
+    column.canvas.classList.toggle("stale", Boolean(message.stale)); // not the element: Gradio sets its classes
     column.blank.textContent = message.blank || "";
     column.canvas.hidden = !column.frames.length;
     column.blank.hidden = Boolean(column.frames.length);
@@ -107,7 +110,7 @@
   function draw(column) {
     const frame = frameOf(column);
     if (!frame) return;
-    const other = W.columns[W.reference], against = other && other !== column && other.said && same(other.said, column.said) ? frameOf(other) : null;
+    const other = W.columns[W.reference], against = other && other !== column && other.said && visible(other) && same(other.said, column.said) ? frameOf(other) : null;
     const difference = W.mode === "difference" && against;
     if (column.said.points) drawPoints(column, frame, difference ? against : null);
     else drawImages(column, frame, difference ? against : null);
@@ -296,7 +299,7 @@
     const steps = longest(), at = W.follow ? 1 : W.pos;
     W.tool.range.value = Math.round(1000 * at);
     const snr = -EDGE + 2 * EDGE * at;
-    const word = W.align === "step" ? `step ${Math.round(at * steps)} of ${steps}` : at >= 1 ? "data" : at <= 0 ? "noise" : `log-SNR ${minus(snr, 1)}`;
+    const word = W.align === "step" ? `step ${Math.round(at * steps)} of ${steps}` : at >= 1 ? "data" : at <= 0 ? "noise" : `half log-SNR ${minus(snr, 1)}`;
     W.tool.told.textContent = word;
     W.tool.range.setAttribute("aria-valuetext", word);
     W.tool.element.querySelector("label.field").hidden = !W.columns.some((c) => c?.said?.points && visible(c));
@@ -310,6 +313,10 @@
     select.replaceChildren(...drawn.map((c) => Object.assign(make("option", "", c.said.label), { value: c.k })));
     select.value = drawn.some((c) => String(c.k) === before) ? before : drawn.length ? drawn[0].k : "";
     select.dataset.offered = wanted;
+    if (select === W.tool.reference && W.reference !== Number(select.value)) {
+      W.reference = Number(select.value);
+      refresh();
+    }
   }
 
   function mountOver(element) {
@@ -404,10 +411,11 @@
     ArrowLeft: () => nudge(-1), ArrowRight: () => nudge(1), "?": () => document.getElementById("keys")?.showModal() };
 
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("input, textarea, select, [contenteditable], [role=listbox], [role=tab], dialog");
+    const typing = event.target.closest?.("input:not([type=range], [type=radio], [type=checkbox]), textarea, select, [contenteditable], [role=listbox], dialog");
+    const moves = event.key.length > 1 && event.target.closest?.("input, [role=tab]"); // arrows belong to what has the focus
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return press("generate");
-    const onButton = event.key === " " && event.target.closest?.("button, a, summary");
-    if (typing || onButton || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
+    const onButton = event.key === " " && event.target.closest?.("button, a, summary, input, [role=tab]");
+    if (typing || moves || onButton || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
     event.preventDefault();
     KEYS[event.key]();
   });
@@ -425,7 +433,22 @@
     if (kept !== null && !new URLSearchParams(location.search).has("__theme")) dark(kept === "1");
   }
 
+  // What a tab has drawn for other settings says so, until it draws again.
+  const RESULTS = ["detail", "motion-said", "sweep-said", "which-said"];
+  const renewed = new MutationObserver((changes) => { for (const change of changes) change.target.closest?.("[data-old]")?.removeAttribute("data-old"); });
+  function age() {
+    for (const id of RESULTS) {
+      const place = document.getElementById(id);
+      if (!place?.querySelector("h2, [data-done='1']")) continue;
+      place.setAttribute("data-old", "");
+      renewed.observe(place, { childList: true, subtree: true, characterData: true });
+    }
+  }
+
+  let asked = null;
   function link(query) {
+    if (asked !== null && query !== asked) age();
+    asked = query;
     const theme = new URLSearchParams(location.search).get("__theme");
     if (query) history.replaceState(null, "", `${location.pathname}?${query}${theme ? `&__theme=${encodeURIComponent(theme)}` : ""}`);
   }

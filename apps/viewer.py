@@ -30,7 +30,7 @@ TOOL = """
 <input type="range" min="0" max="1000" value="1000" step="any" aria-label="Step" title="Step, all columns together (← →)">
 <output>data</output>
 <label>columns meet at the same <select class="align" aria-label="How the columns are aligned">
-  <option value="step">share of their steps</option><option value="snr">log-SNR</option></select></label>
+  <option value="step">share of their steps</option><option value="snr">half log-SNR</option></select></label>
 """
 OVER = """
 <div class="over-asked"><label>left <select class="a" aria-label="Left picture"></select></label>

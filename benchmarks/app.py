@@ -112,7 +112,7 @@ def memory(process: subprocess.Popen, url: str, generations: int) -> tuple[float
     column = ["digits/consistency", "consistency", "the model's own", 1, 1.0]
     sizes = []
     for seed in range(generations):
-        client.predict("digits", "any (all in turn)", 16, seed, 1, *column * 4, api_name="/generate")
+        client.predict("digits", "any (all in turn)", 4, seed, 1, *column * 4, api_name="/generate")
         if seed + 1 in (generations // 5, generations):
             sizes.append(resident.memory_info().rss / 1e6)
     return sizes[0], sizes[1]

@@ -125,7 +125,7 @@ def test_the_table_after_a_change_is_that_of_a_full_run(monkeypatch):
     values = ask(count=40, seed=2, columns=[EXACT, (*EXACT[:3], 9, 1.0)])
     shown = list(live.live(parts, None, *values))[-1]["shown"]
     quick = list(live.measure(parts, shown))[-1]["table"]
-    full = [update["table"] for update in live.generate(parts, *values) if "table" in update][-1]
+    full = [update["table"] for update in live.generate(parts, None, *values) if "table" in update][-1]
     names = re.findall(r"<th>([^<]+)</th>", quick)
     place = [name.rstrip(" ↓↑") for name in names].index("ms/image") - 1
     rows = [re.findall(r"<td>.*?</td>", table) for table in (quick, full)]

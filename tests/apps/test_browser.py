@@ -88,7 +88,7 @@ def test_the_scrubber_moves_all_columns_by_step_and_by_log_snr(page, served):
     assert "step 1 of 2" in where(page, 1)
     assert all(picture(page, k) != done[k] for k in range(2))
     page.get_by_label("How the columns are aligned").select_option("snr")  # middle: log-SNR 0, t = 0.5 on the linear path
-    page.wait_for_function("document.querySelector('#scrubber output').innerText.includes('log-SNR 0.0')")
+    page.wait_for_function("document.querySelector('#scrubber output').innerText.includes('half log-SNR 0.0')")
     assert "t = 0.50" in where(page, 0) and "t = 0.50" in where(page, 1)
     page.get_by_label("Step", exact=True).fill("1000")
     page.wait_for_function("document.querySelector('#picture-0 .where').innerText.includes('done')")
@@ -200,13 +200,65 @@ def test_another_space_and_a_preset_draw_themselves(page, served):
 
 
 @pytest.mark.parametrize(
-    "query", ["space=nowhere", "seed=-3", "c1=%3Cscript%3Ealert(1)%3C/script%3E,euler,own,1,1", "c1=../../etc/passwd,euler,own,1,1", "n=99999999"]
-)  # fmt: skip
-def test_a_bad_link_is_told_in_a_sentence_and_the_page_still_opens(page, served, query):
+    ("query", "told"),
+    [
+        ("space=nowhere", "unknown space"),
+        ("space=moons&seed=-3", "the seed"),
+        ("space=moons&c1=%3Cscript%3Ealert(1)%3C/script%3E,euler,own,1,1", "unknown model"),
+        ("space=moons&n=99999999", "number of samples"),
+    ],
+)
+def test_a_bad_link_is_told_in_a_sentence_that_stays_and_the_page_still_opens(page, served, query, told):
     page.goto(f"{served[1]}?{query}")
-    page.wait_for_selector("#picture-1 canvas:not([hidden])")
-    assert page.locator(".say.wrong").count() <= 1
-    assert "Traceback" not in page.content() and "<script>alert" not in page.content()
+    page.wait_for_selector("#table tbody tr")
+    page.wait_for_function("document.querySelector('#generate').disabled === false")
+    page.wait_for_function("(told) => document.querySelector('#message .wrong')?.innerText.includes(told)", arg=told)
+    assert "<script>alert" not in page.content()
+
+
+def test_what_is_unfinished_says_so_after_stop_and_after_a_change(page, served):
+    visit(
+        page,
+        served,
+        "space=digits&n=256&c1=digits/teacher,dpmpp_2m,own,50,1.5&c2=digits/consistency,consistency,own,1,1&class=none",
+    )
+    page.keyboard.press("g")
+    page.wait_for_function("document.querySelector('#picture-0 .where').innerText.match(/step [1-9]/)")
+    page.keyboard.press("s")
+    page.wait_for_function("document.querySelector('#picture-0 .ran').innerText.includes('Stopped')")
+    assert page.locator("#picture-0 canvas.stale").count() == 1
+    page.wait_for_timeout(1500)
+    assert "Stopped" in told(page) and "Error" not in told(page)
+    page.keyboard.press("g")
+    page.wait_for_function("document.querySelector('#picture-0 .where').innerText.match(/step [1-9]/)")
+    page.keyboard.press("n")
+    page.wait_for_function("document.querySelector('#picture-0 .ran').innerText.includes('press Generate')")
+    page.wait_for_function("document.querySelector('#picture-1 .where').innerText.includes('done')")
+    page.wait_for_function("document.querySelector('#message').innerText.includes('press Generate')")
+    page.wait_for_timeout(1000)
+    assert "press Generate" in told(page) and "seed=1" in page.url
+    page.wait_for_function("[...document.querySelectorAll('#table tbody tr')].length === 1")
+
+
+def test_tabs_say_when_the_settings_have_changed(page, served):
+    visit(page, served)
+    page.locator("#picture-1 canvas").click()
+    page.wait_for_selector("#detail h2")
+    page.keyboard.press("n")
+    page.wait_for_selector("#detail[data-old]")
+    tab(page, "Take away")
+    page.wait_for_function("document.querySelector('#command textarea').value.includes('--seed 1')")
+    page.keyboard.press("n")
+    page.wait_for_function("document.querySelector('#command textarea').value.includes('--seed 2')")
+
+
+def test_the_reference_of_a_difference_is_a_column_that_is_there(page, served):
+    visit(page, served, f"{FAST}&c3=eight_gaussians,ddim,own,4,1")
+    page.get_by_role("button", name="difference", exact=True).click()
+    page.get_by_label("Reference of the difference").select_option("2")
+    page.wait_for_function("document.querySelector('#picture-0 .where').innerText.includes('minus')")
+    page.get_by_label("2", exact=True).click()
+    page.wait_for_function("document.querySelector('#picture-0 .where').innerText.includes('the reference')")
 
 
 @pytest.mark.parametrize("width", [390, 1024, 1440])

@@ -155,8 +155,8 @@ def test_the_page_draws_decoded_latents(zoo_folder, served, tmp_path):
 def test_the_table_below_latents_measures_latents(zoo_folder):
     put(zoo_folder / "rooms/dit", latent=True)
     parts = live.Parts(["p0", "p1", "p2", "p3"], "message", "table", "shown", "start", "stop", "link")
-    updates = list(live.generate(parts, *ask("rooms", [("rooms/dit", "ddim", session.OWN, 2, 1.0)])))
-    (shown,) = [update["shown"] for update in updates if "shown" in update]
+    updates = list(live.generate(parts, None, *ask("rooms", [("rooms/dit", "ddim", session.OWN, 2, 1.0)])))
+    *_, shown = [update["shown"] for update in updates if "shown" in update]
     assert shown.ends[0].x.shape == (3, *LATENT)
     assert "error to fine solution" in [update["table"] for update in updates if "table" in update][-1]
 
@@ -227,7 +227,7 @@ def test_a_pipeline_of_images_and_a_student_of_it_meet_on_the_page(zoo_folder, s
     assert "Done in" in said and [len(each) for each in frames] == [4, 3]
     assert pixels(frames[1][-1]["x"], (1, 8, 8)).shape == (3, 8, 8, 1)
     setup = session.check("cats", opened[:2], 3, 1, session.ANY)
-    said, command, cited = details._texts(live.Shown(setup, ()))
+    said, command, cited = details.texts(live.Shown(setup, ()))
     assert 'role="status"' in said and "compare cats/ddim:" in command and " cats/mine:" in command and "@" in cited
     assert links.from_query(dict(parse_qsl(links.to_query(setup)))) == setup
     assert "table of DDIMScheduler" in wb.report(["cats/ddim"], tmp_path / "cats.html", n=2).read_text(encoding="utf-8")
