@@ -24,9 +24,9 @@ def served():
     main.close(demo)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium):
-    """A Chromium that Playwright drives."""
+    """A Chromium that Playwright drives; not for the session, since its event loop would be in the way of other tests."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as running:
         opened = running.chromium.launch(
