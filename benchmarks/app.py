@@ -112,7 +112,7 @@ def memory(process: subprocess.Popen, url: str, generations: int) -> tuple[float
     column = ["digits/consistency", "consistency", "the model's own", 1, 1.0]
     sizes = []
     for seed in range(generations):
-        client.predict("digits", "any (all in turn)", 4, seed, 1, *column * 4, api_name="/generate")
+        client.predict("digits", "any (all in turn)", 4, seed, 1, *column * 4, api_name="/live")
         if seed + 1 in (generations // 5, generations):
             sizes.append(resident.memory_info().rss / 1e6)
     return sizes[0], sizes[1]
@@ -139,7 +139,9 @@ def main() -> int:
         page.goto(f"{url}?space=digits&c1={STUDENT}")
         page.wait_for_selector("#message [data-done='1']")
         changes = change(page, args.repeats)
+        print(f"weight {mass:.2f} MB; change {statistics.median(changes):.0f} ms", flush=True)
         rate = stream(page, url)
+        print(f"stream {rate:.1f} steps/s; memory next, the longest part", flush=True)
         page.close()
         browser.close()
         early, late = memory(process, url, args.generations)
