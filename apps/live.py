@@ -23,6 +23,7 @@ from workbench.samplers.run import Frame
 
 QUICK = 0.3  # seconds: a model that answers faster follows its controls
 QUICK_REFERENCE = 1.0  # seconds that the teacher's fine solution may take after a change
+REST = 0.25  # seconds without another change before it is worth measuring
 MOST_COLUMNS = 4
 log = logging.getLogger("workbench.app")
 
@@ -239,8 +240,11 @@ def _told(setup: Setup, slow: Sequence[int]) -> str:
 
 @guarded
 def measure(parts: Parts, shown: Shown | None) -> Iterator[dict]:
-    """The table of what is shown; with the distance to the teacher's fine solution where that is quick."""
-    if shown is None or not any(shown.ends) or shown.outdated:
+    """The table of what is shown, once the controls rest; with the distance to the teacher's fine solution where that is quick."""
+    if shown is None or not any(shown.ends):
+        return
+    time.sleep(REST)
+    if shown.outdated:
         return
     if work.reference_seconds(shown.setup) < QUICK_REFERENCE:
         for _ in work.reference(shown.setup):

@@ -20,7 +20,7 @@ from workbench.samplers import SAMPLERS
 from workbench.samplers.sample import Sampling, noise_for, sample
 from workbench.schedules import NAMES
 from workbench.student import make_card, save
-from workbench.sweep import ERROR, STEPS, SweepRow, collect, sweep
+from workbench.sweep import ERROR, STEPS, USUAL_SAMPLERS, USUAL_SCHEDULES, SweepRow, collect, sweep
 from workbench.views import curves
 
 
@@ -46,10 +46,13 @@ def test_every_combination_is_a_row_in_the_order_asked():
     assert all(row.ms_per_image >= 0 and 0 < row.floor < 1 and row.value > 0 for row in rows)
 
 
-def test_the_default_is_every_sampler_and_schedule_and_the_own_plan():
+def test_the_default_is_every_usual_sampler_and_schedule_and_the_own_plan():
     rows = list(sweep("moons", n=10))
-    assert len(rows) == len(STEPS) * len(SAMPLERS) * len(NAMES) + 1
-    assert set(by_plan(rows)) >= set(itertools.product(SAMPLERS, NAMES, STEPS))
+    assert len(rows) == len(STEPS) * len(USUAL_SAMPLERS) * len(USUAL_SCHEDULES) + 1
+    assert set(by_plan(rows)) >= set(itertools.product(USUAL_SAMPLERS, USUAL_SCHEDULES, STEPS))
+    assert set(USUAL_SAMPLERS) < set(SAMPLERS) and set(USUAL_SCHEDULES) <= set(NAMES)
+    every = list(sweep("moons", "all", "uniform", 4, n=10))
+    assert {row.sampler for row in every} == set(SAMPLERS) and all(row.value > 0 for row in every)
     own = [row for row in rows if row.own]
     assert [(r.sampler, r.schedule, r.steps) for r in own] == [("heun", "uniform", count) for count in (*STEPS, 25)]
 
@@ -152,7 +155,7 @@ def test_the_own_plan_keeps_options_and_tuned_times(tmp_path):
     tuned = made(tmp_path / "b", sampler="consistency", steps=2, times={"2": [1.0, 0.7, 0.0]})
     rows = list(sweep(tuned, ["consistency"], None, [2, 4], n=30))
     own = [(row.schedule, row.steps) for row in rows if row.own]
-    assert own == [("given", 2), ("uniform", 4)] and len(rows) == 2 * len(NAMES) + 1
+    assert own == [("given", 2), ("uniform", 4)] and len(rows) == 2 * len(USUAL_SCHEDULES) + 1
     column = Column(student, "mine", "euler", "shift")
     assert [row.sampler for row in sweep(column, None, "shift", 2, n=10) if row.own] == ["euler"]
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas
 
 STEPS = (1, 2, 4, 8)
+USUAL_SAMPLERS = ("euler", "heun", "ddim", "dpmpp_2m", "consistency", "flow_map")  # one of each kind; the others by name
+USUAL_SCHEDULES = ("uniform", "logsnr", "karras", "quadratic", "shift", "trailing")
 BATCH = 512
 ERROR = "error to fine solution"
 
@@ -112,7 +114,8 @@ def sweep(
 
     Args:
         models: as for `workbench.compare`; a `Column`'s sampler and schedule are then what counts as its own plan.
-        samplers, schedules: names; all by default. Times that the model's card holds for a count join the default schedules.
+        samplers, schedules: names, or "all"; by default one sampler of each kind and six schedules. Times that the model's
+            card holds for a count join the default schedules.
         steps: counts; by default 1, 2, 4 and 8, and the model's own plan at its own count.
         cond: a label, n labels, None, or "all": every class in turn, where the model has classes.
         guidance: classifier-free scale, 1 for none; the model's own by default.
@@ -180,7 +183,7 @@ def _cells(
     usual = column.steps or (None if isinstance(column.schedule, (list, tuple, Tensor)) else sampling.steps)
     for count in steps or STEPS:
         own = _own(column, count)
-        pairs = [(sampler, name) for sampler in samplers or SAMPLERS for name in names or _schedules()]
+        pairs = [(sampler, name) for sampler in samplers or USUAL_SAMPLERS for name in names or USUAL_SCHEDULES]
         if own and names is None and (own.sampler, own.schedule) not in pairs and own.sampler in (samplers or SAMPLERS):
             pairs.append((own.sampler, own.schedule))  # times of its own, tuned or trained for this count
         for sampler, name in pairs:
@@ -268,12 +271,14 @@ def _schedules() -> list[str]:
 def _names(what: str, given: Sequence[str] | str | None, known: Iterable[str]) -> tuple[str, ...] | None:
     if given is None:
         return None
+    if given == "all":
+        return tuple(known)
     names = tuple(dict.fromkeys([given] if isinstance(given, str) else given))
     for name in names:
         if name not in known:
             raise unknown(what, name, known)
     if not names:
-        raise WorkbenchError(f"there is no {what} to try: name at least one, or leave it out for all.")
+        raise WorkbenchError(f"there is no {what} to try: name at least one, or leave it out.")
     return names
 
 

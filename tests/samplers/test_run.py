@@ -62,8 +62,11 @@ def gaussian_flow_map(name: str) -> Any:
 # -- exactness
 
 
+EXACT = [name for name in SAMPLERS if name != "lcm"]  # its boundary condition mixes some of x into every x0 estimate
+
+
 @every_path
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EXACT)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_constant_target_is_reached_exactly(sampler: str, path: str, steps: int) -> None:
     constant = model(path, lambda x, t: MEAN.expand_as(x))
@@ -186,7 +189,7 @@ def test_two_names_of_one_step() -> None:
         teacher = MIXTURE.on(path)
         ddim = final(wb.plan("ddim", path, 6), teacher)
         assert torch.allclose(ddim, final(wb.plan("euler", path, 6, variable="rho"), teacher), atol=1e-12)
-        for sampler in SAMPLERS:
+        for sampler in EXACT:
             assert torch.allclose(final(wb.plan(sampler, path, 1), teacher), teacher(teacher.path.sigma(1.0) * NOISE, 1.0))
     assert torch.allclose(
         final(wb.plan("ddim", "linear", 6), MIXTURE), final(wb.plan("euler", "linear", 6), MIXTURE), atol=1e-12
@@ -196,7 +199,7 @@ def test_two_names_of_one_step() -> None:
 @every_path
 @settings(max_examples=20, deadline=None)
 @given(
-    sampler=st.sampled_from(sorted(SAMPLERS)),
+    sampler=st.sampled_from(sorted(EXACT)),
     grid=st.lists(st.floats(0.02, 1.0), min_size=2, max_size=9, unique_by=lambda t: round(t, 3)),
     zero=st.booleans(),
 )
@@ -208,7 +211,7 @@ def test_every_plan_keeps_the_schedule(path: str, sampler: str, grid: list[float
     assert plan.steps == len(times) - 1 and plan.stages[0].t == times[0] and plan.stages[-1].to == times[-1]
     assert all(a.to == b.t for a, b in zip(plan.stages, plan.stages[1:], strict=False))
     for stage in plan.stages:
-        if stage.kind == "x0":  # x = alpha x0 + sigma eps stays so in its data part
+        if stage.kind == "x0" and not stage.x.base:  # x = alpha x0 + sigma eps stays so in its data part
             assert stage.x.x * law.alpha(stage.t) + sum(stage.x.outputs) == pytest.approx(law.alpha(stage.to), abs=1e-9)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench import paths, schedules
 from workbench.errors import check_options, unknown
 from workbench.paths import Path
-from workbench.samplers import solvers
+from workbench.samplers import momentum, multistep, singlestep, solvers, stochastic, unipc
 from workbench.samplers.plan import Plan, Row, Solver, Stage, hybrid
 from workbench.samplers.run import Frame, Trajectory, record, run, stage_noise
 
@@ -19,8 +19,26 @@ SAMPLERS: dict[str, Solver] = {
     "euler": solvers.euler,
     "heun": solvers.heun,
     "ddim": solvers.ddim,
-    "dpmpp_2m": solvers.dpmpp_2m,
-    "consistency": solvers.consistency,
+    "dpmpp_2m": multistep.dpmpp_2m,
+    "dpmpp_3m": multistep.dpmpp_3m,
+    "dpmpp_2s": singlestep.dpmpp_2s,
+    "dpm_1": singlestep.dpm_1,
+    "dpm_2": singlestep.dpm_2,
+    "dpm_3": singlestep.dpm_3,
+    "unipc": unipc.unipc,
+    "deis": multistep.deis,
+    "ab": multistep.ab,
+    "ipndm": multistep.ipndm,
+    "pndm": multistep.pndm,
+    "ghvb": momentum.ghvb,
+    "hb": momentum.hb,
+    "ddpm": stochastic.ddpm,
+    "euler_ancestral": stochastic.euler_ancestral,
+    "dpmpp_2m_sde": stochastic.dpmpp_2m_sde,
+    "dpmpp_3m_sde": stochastic.dpmpp_3m_sde,
+    "restart": stochastic.restart,
+    "consistency": stochastic.consistency,
+    "lcm": stochastic.lcm,
     "flow_map": solvers.flow_map,
 }
 
@@ -40,7 +58,7 @@ def plan(
     """Work out a sampler's table on a path.
 
     Args:
-        sampler: euler, heun, ddim, dpmpp_2m, consistency or flow_map.
+        sampler: one of `SAMPLERS`.
         path: a name (linear, cosine, vp, edm, trig) or a `Path`.
         steps: 1 to 10000; may be left out if `schedule` is a list of times.
         schedule: uniform, logsnr, karras, quadratic, shift, trailing, a function (path, steps) -> times, or the times.

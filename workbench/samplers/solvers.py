@@ -1,4 +1,4 @@
-"""Solvers of the probability-flow ODE and its stochastic relatives, as tables.
+"""Solvers of order 1 and 2 that look at one step only: DDIM, Euler, Heun (with EDM's churn), and flow maps.
 
 Notation: a step goes from s to t < s; h = log_snr(t) - log_snr(s); rho = sigma / alpha. A step that ends on clean data
 (sigma = 0) is x = x0 estimate for every solver.
@@ -6,30 +6,14 @@ Notation: a step goes from s to t < s; h = log_snr(t) - log_snr(s); rho = sigma 
 
 from __future__ import annotations
 
-import itertools
 import math
 
 from workbench.errors import WorkbenchError, unknown
 from workbench.paths import Path
 from workbench.samplers.plan import Row, Stage
+from workbench.samplers.points import Point, at_log_snr, check_range, jump, points, renoised, steps_of
 
 SAVE_X = Row(x=1.0)
-
-
-def jump(path: Path, s: float, t: float) -> Row:
-    """The deterministic DDIM row from s to t on an x0 output (arXiv 2010.02502, eq. 12 with eta = 0)."""
-    return jump_with_noise(path, s, t, 0.0)
-
-
-def jump_with_noise(path: Path, s: float, t: float, noise: float) -> Row:
-    """x_t = alpha_t x0 + sqrt(sigma_t^2 - noise^2) eps + noise z, with eps read off x_s."""
-    kept = math.sqrt(max(0.0, path.sigma(t) ** 2 - noise**2)) / path.sigma(s)
-    return Row(x=kept, outputs=(path.alpha(t) - kept * path.alpha(s),), noise=noise)
-
-
-def pairs(times: list[float]) -> list[tuple[float, float]]:
-    """(s, t) of every step."""
-    return list(itertools.pairwise(times))
 
 
 def ddim(path: Path, times: list[float], eta: float = 0.0) -> list[Stage]:
@@ -37,66 +21,61 @@ def ddim(path: Path, times: list[float], eta: float = 0.0) -> list[Stage]:
     if not 0 <= eta <= 1:
         raise WorkbenchError(f"eta is {eta}, but must lie between 0 (deterministic) and 1 (ancestral).")
     stages = []
-    for s, t in pairs(times):
-        shrink = path.sigma(t) * path.alpha(s) / (path.sigma(s) * path.alpha(t))  # e^-h
-        noise = eta * path.sigma(t) * math.sqrt(max(0.0, 1 - shrink**2))
-        stages.append(Stage(s, t, "x0", jump_with_noise(path, s, t, noise)))
+    for s, t in steps_of(path, times):
+        shrink = (t.sigma / s.sigma) * (s.alpha / t.alpha)  # e^-h
+        stages.append(Stage(s.t, t.t, "x0", jump(s, t, eta * t.sigma * math.sqrt(max(0.0, 1 - shrink**2)))))
     return stages
 
 
-def euler(path: Path, times: list[float], variable: str | None = None) -> list[Stage]:
+def euler(
+    path: Path,
+    times: list[float],
+    variable: str | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> list[Stage]:
     """Euler on the probability-flow ODE: order 1.
 
     Args:
         variable: "t" integrates dx/dt (flow matching), "rho" integrates d(x / alpha)/d rho = eps (k-diffusion, EDM;
             the same as DDIM). By default "t" on smooth paths (linear, trig), "rho" elsewhere.
+        s_churn, s_tmin, s_tmax, s_noise: as for `heun`.
     """
-    return [_euler_stage(path, s, t, _variable(path, variable)) for s, t in pairs(times)]
+    form, churn = form_of(path, variable), _churn(s_churn, s_tmin, s_tmax, s_noise)
+    return _churned(path, times, churn, lambda s, t: [_euler_stage(s, t, form)])
 
 
-def heun(path: Path, times: list[float], variable: str | None = None) -> list[Stage]:
-    """Heun's trapezoid (EDM, arXiv 2206.00364, algorithm 1 without churn): order 2, two evaluations a step, one in the last.
+def heun(
+    path: Path,
+    times: list[float],
+    variable: str | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> list[Stage]:
+    """Heun's trapezoid (EDM, arXiv 2206.00364, algorithms 1 and 2): order 2, two evaluations a step, one in the last.
 
     Args:
         variable: as for `euler`.
+        s_churn: with s_churn > 0 every step first adds noise, up to rho (1 + min(s_churn / steps, sqrt(2) - 1)), and evaluates there
+            (some released schedulers add it after the evaluation, which is not this). The first step, at pure noise, adds none.
+        s_tmin, s_tmax: range of rho where it does. s_noise: factor of that noise; 1 is exact.
     """
-    form = _variable(path, variable)
-    stages = []
-    for s, t in pairs(times):
-        first = _euler_stage(path, s, t, form)
-        if first.kind == "x0":  # to clean data, or from pure noise in rho: no corrector exists
-            stages.append(first)
-            continue
-        weight = first.x.outputs[0] / 2
-        corrected = Row(base=first.x.x, outputs=(weight, weight))
-        stages.append(Stage(s, t, first.kind, first.x, base=SAVE_X))
-        stages.append(Stage(t, t, first.kind, corrected, inner=True))
-    return stages
+    form, churn = form_of(path, variable), _churn(s_churn, s_tmin, s_tmax, s_noise)
+    return _churned(path, times, churn, lambda s, t: heun_step(s, t, form))
 
 
-def dpmpp_2m(path: Path, times: list[float]) -> list[Stage]:
-    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2, midpoint): order 2, one evaluation a step.
-
-    First and last steps are of order 1, where there is no history or no finite log-SNR. The weights extrapolate in
-    log-SNR: where its steps do not shrink with N (equal steps in t near t = 0, and near alpha = 0) the local errors are
-    O(h^2 / k) at the k-th point from that end, so the error of such a grid is O(log N / N^2).
-    """
-    stages: list[Stage] = []
-    previous = math.inf
-    for s, t in pairs(times):
-        row = jump(path, s, t)
-        h = path.log_snr(t) - path.log_snr(s)
-        if stages and math.isfinite(h):
-            slope = 0.5 * h / previous
-            row = row._replace(outputs=(row.outputs[0] * (1 + slope), -row.outputs[0] * slope))
-        stages.append(Stage(s, t, "x0", row))
-        previous = h
-    return stages
-
-
-def consistency(path: Path, times: list[float]) -> list[Stage]:
-    """Multistep consistency sampling (arXiv 2303.01469, algorithm 1): jump to x0, add fresh noise for the next time."""
-    return [Stage(s, t, "x0", Row(outputs=(path.alpha(t),), noise=path.sigma(t)), jump=0.0) for s, t in pairs(times)]
+def heun_step(s: Point, t: Point, form: str) -> list[Stage]:
+    """Both stages of one step, or the one of order 1 where no corrector exists: to clean data, or from pure noise in rho."""
+    first = _euler_stage(s, t, form)
+    if first.kind == "x0":
+        return [first]
+    weight = first.x.outputs[0] / 2
+    corrected = Row(base=first.x.x, outputs=(weight, weight))
+    return [Stage(s.t, t.t, first.kind, first.x, base=SAVE_X), Stage(t.t, t.t, first.kind, corrected, inner=True)]
 
 
 def flow_map(path: Path, times: list[float], gamma: float = 0.0) -> list[Stage]:
@@ -108,21 +87,20 @@ def flow_map(path: Path, times: list[float], gamma: float = 0.0) -> list[Stage]:
     """
     if not 0 <= gamma <= 1:
         raise WorkbenchError(f"gamma is {gamma}, but must lie between 0 (deterministic) and 1 (consistency sampling).")
+    steps = steps_of(path, times)
+    if gamma == 0:
+        return [Stage(s.t, t.t, "x0", jump(s, t), jump=t.t) for s, t in steps]
+    shift = -0.5 * math.log1p(-(gamma**2)) if gamma < 1 else math.inf
+    lower = at_log_snr(path, [t.log_snr + shift for _, t in steps])
     stages = []
-    for s, t in pairs(times):
-        if gamma == 0 or path.sigma(t) == 0:
-            r, row = t, jump(path, s, t)
-        else:
-            log_snr = path.log_snr(t) - 0.5 * math.log1p(-(gamma**2)) if gamma < 1 else math.inf
-            r = path.time(log_snr)
-            straight, scale = jump(path, s, r), path.alpha(t) / path.alpha(r)
-            noise = math.sqrt(max(0.0, path.sigma(t) ** 2 - (scale * path.sigma(r)) ** 2))
-            row = Row(x=scale * straight.x, outputs=(scale * straight.outputs[0],), noise=noise)
-        stages.append(Stage(s, t, "x0", row, jump=r))
+    for (s, t), r in zip(steps, lower, strict=True):
+        stage = Stage(s.t, r.t, "x0", jump(s, r), jump=r.t)
+        stages.append(stage if t.sigma == 0 else renoised(stage, r, t))
     return stages
 
 
-def _variable(path: Path, variable: str | None) -> str:
+def form_of(path: Path, variable: str | None) -> str:
+    """What Euler and Heun integrate in: "t" or "rho"."""
     if variable is None:
         return "t" if path.smooth else "rho"
     if variable not in ("t", "rho"):
@@ -130,10 +108,34 @@ def _variable(path: Path, variable: str | None) -> str:
     return variable
 
 
-def _euler_stage(path: Path, s: float, t: float, variable: str) -> Stage:
-    if path.sigma(t) == 0 or (variable == "rho" and path.alpha(s) == 0):
-        return Stage(s, t, "x0", jump(path, s, t))
+def _euler_stage(s: Point, t: Point, variable: str) -> Stage:
+    if t.sigma == 0 or (variable == "rho" and s.alpha == 0):
+        return Stage(s.t, t.t, "x0", jump(s, t))
     if variable == "t":
-        return Stage(s, t, "flow", Row(x=1.0, outputs=(t - s,)))
-    scale = path.alpha(t) / path.alpha(s)
-    return Stage(s, t, "eps", Row(x=scale, outputs=(path.sigma(t) - scale * path.sigma(s),)))
+        return Stage(s.t, t.t, "flow", Row(x=1.0, outputs=(t.t - s.t,)))
+    scale = t.alpha / s.alpha
+    return Stage(s.t, t.t, "eps", Row(x=scale, outputs=(t.sigma - scale * s.sigma,)))
+
+
+def _churn(s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> tuple[float, float, float, float]:
+    check_range("s_churn", s_churn, 0, 1e6, "0 is deterministic")
+    check_range("s_noise", s_noise, 0, 2, "a factor of the added noise; 1 is exact")
+    if not 0 <= s_tmin < s_tmax:
+        raise WorkbenchError(f"s_tmin = {s_tmin} and s_tmax = {s_tmax} must satisfy 0 <= s_tmin < s_tmax: a range of rho.")
+    return s_churn, s_tmin, s_tmax, s_noise
+
+
+def _churned(path: Path, times: list[float], churn: tuple[float, float, float, float], step) -> list[Stage]:
+    """The stages of every step, each step but the first after its churn, folded into the row before it."""
+    s_churn, low, high, s_noise = churn
+    grid = points(path, times)
+    stages: list[Stage] = []
+    gamma = min(s_churn / (len(grid) - 1), math.sqrt(2) - 1)
+    for i in range(len(grid) - 1):
+        s = grid[i]
+        if gamma and i and s.alpha and low <= s.rho <= high:
+            up = at_log_snr(path, [s.log_snr - math.log1p(gamma)])[0]
+            if up.t < 1:
+                stages[-1], s = renoised(stages[-1], s, up, s_noise), up
+        stages += step(s, grid[i + 1])
+    return stages
