@@ -6,7 +6,7 @@ through apart from a float32 table (UniPC, DEIS, LMS), on its own sigmas. Delibe
 - PNDM and iPNDM end with a full step on clean data; ours end on the x0 estimate unless `final="full"`. iPNDM's first step from
   pure noise divides by alpha = 1e-8 and loses the x0 estimate; ours takes the x0 step there. So both start at their second timestep.
 - DPM-Solver++ of order 3: diffusers gives the second difference half its weight (ours: second_diff="half"); its SDE form has that
-  half with the wrong sign besides, which is not offered (`test_the_third_order_sde_of_diffusers_is_of_first_order`).
+  half with the wrong sign besides, which is not offered (`test_the_third_order_sde_of_diffusers_is_not_of_third_order`).
 - PNDM on v: theirs mixes v outputs of several times and converts the mixture as if it were of one; ours mixes eps.
 - DDPM with the large variance: theirs adds noise to the last image unless its timestep is 0; ours never does.
 - UniPC with bh1 that ends at sigma = 0 is NaN in theirs.
@@ -304,8 +304,8 @@ def test_sde_dpm_solver(config: dict, sampler: str, options: dict, kind: str, st
     assert_equal(ours(path, times, sampler, **options), their, 1e-5)
 
 
-def test_the_third_order_sde_of_diffusers_is_of_first_order() -> None:
-    """Without noise, against the drift solved by our own third order: their error falls by 2, ours by 8."""
+def test_the_third_order_sde_of_diffusers_is_not_of_third_order() -> None:
+    """Without noise, against the drift solved by our own third order: ours falls by 8 where theirs falls by less than 4."""
 
     def quiet(path: wb.paths.Path, times: Tensor) -> Tensor:
         plan = wb.plan("dpmpp_3m_sde", path, schedule=times)
@@ -314,18 +314,18 @@ def test_the_third_order_sde_of_diffusers_is_of_first_order() -> None:
         return last.x
 
     errors = []
-    for steps in (100, 200):
+    for steps in (50, 100):
         scheduler = diffusers.DPMSolverMultistepScheduler(
             solver_order=3, algorithm_type="sde-dpmsolver++", final_sigmas_type="sigma_min", lower_order_final=False,
             timestep_spacing="trailing",
         )  # fmt: skip
         scheduler.set_timesteps(steps)
         path, times = grid_of(scheduler)
-        fine = quiet(path, path.time(torch.linspace(*path.log_snr(times[[0, -1]]).tolist(), 800, dtype=torch.float64)))
+        fine = quiet(path, path.time(torch.linspace(*path.log_snr(times[[0, -1]]).tolist(), 400, dtype=torch.float64)))
         their = theirs(scheduler, path, times, variance_noise=[torch.zeros_like(NOISE)] * steps)
         errors.append((float((quiet(path, times) - fine).norm()), float((their - fine).norm())))
-    (ours_100, theirs_100), (ours_200, theirs_200) = errors
-    assert math.log2(ours_100 / ours_200) > 2.3 and math.log2(theirs_100 / theirs_200) < 2 and theirs_200 > 4 * ours_200, errors
+    (ours_50, theirs_50), (ours_100, theirs_100) = errors
+    assert math.log2(ours_50 / ours_100) > 2.7 and math.log2(theirs_50 / theirs_100) < 2 and theirs_100 > 1.5 * ours_100, errors
 
 
 # -- flow matching
