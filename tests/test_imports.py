@@ -17,16 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # the top of the file, inside a function or for a type checker alike. Parts that stand on one line do not know each other.
 FLOORS = (
     ("errors",),
-    ("files", "callable_module"),  # helpers that know nothing of diffusion
+    ("files", "callable_module", "references"),  # helpers that know nothing of diffusion
     ("paths", "networks", "data"),  # ground
     ("metrics",),  # ground too, but its features come from a network
     ("denoiser", "schedules"),  # language
     ("samplers", "teachers"),  # engine
+    ("diffusers_scheduler",),  # a plan for others to run
     ("student",),  # parts; the loop saves students, so it stands above them
     ("distill", "views"),
     ("zoo",),  # compare
     ("compare",),
     ("cite", "sweep"),  # read what was compared
+    ("bench",),  # what was measured, and how
     ("report",),  # a page about a comparison, with its citations
     ("workbench",),  # the public face, workbench/__init__.py: names only, each loaded when asked for
     ("widgets", "apps"),  # faces

@@ -32,6 +32,7 @@ _LAZY = {
     "report": "workbench.report:",
     "data": "workbench.data:",
     "metrics": "workbench.metrics:",
+    "to_diffusers": "workbench.diffusers_scheduler:to_diffusers",
     "views": "workbench.views:",
     "widgets": "workbench.widgets:",
 }
