@@ -23,6 +23,7 @@ from workbench.samplers.run import Frame
 
 QUICK = 0.3  # seconds: a model that answers faster follows its controls
 QUICK_REFERENCE = 1.0  # seconds that the teacher's fine solution may take after a change
+TOGETHER = 0.06  # seconds of drawing that go into one message: each costs the page some 20 ms
 REST = 0.25  # seconds without another change before it is worth measuring
 MOST_COLUMNS = 4
 log = logging.getLogger("workbench.app")
@@ -203,16 +204,19 @@ def live(parts: Parts, shown: Shown | None, *values: Any) -> Iterator[dict]:
     }
     if late:
         yield late
-    again = {}
+    drawn, sent, began = {}, {}, time.monotonic()
     for k in range(len(ends)):
         if ends[k] is None and k not in slow:
             message, ends[k] = whole(setup, k)
             if asking.outdated:
                 return
-            yield {parts.pictures[k]: message}
-            again[parts.pictures[k]] = {**message, "again": True}
+            drawn[parts.pictures[k]] = message
+            if time.monotonic() - began > TOGETHER and k + 1 < len(ends):
+                yield drawn
+                sent |= {picture: {**message, "again": True} for picture, message in drawn.items()}
+                drawn, began = {}, time.monotonic()
     told = {**parts.idle, parts.link: links.to_query(setup), parts.message: _told(setup, slow)}
-    yield {**again, **told, parts.shown: replace(asking, ends=tuple(ends))}
+    yield {**sent, **drawn, **told, parts.shown: replace(asking, ends=tuple(ends))}
 
 
 def _ends(shown: Shown | None, setup: Setup) -> list[tuple[int, Frame | None]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from workbench import zoo
 from workbench.callable_module import make_callable
@@ -13,169 +12,39 @@ from workbench.compare import Column, Comparison
 from workbench.distill.recipes import Recipe
 from workbench.errors import WorkbenchError, unknown
 from workbench.paths import Path
+from workbench.references import REFERENCES, Reference
 from workbench.samplers.plan import Plan
 from workbench.samplers.sample import default_sampling
 
 ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030c": "v", "\u0327": "c"}
 LETTERS = {"ł": r"{\l}", "ø": r"{\o}", "ß": r"{\ss}", "α": r"$\alpha$", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
-NIPS, ICLR, ICML = (
-    "Advances in Neural Information Processing Systems",
-    "International Conference on Learning Representations",
-    "International Conference on Machine Learning",
-)
-CVPR = "IEEE/CVF Conference on Computer Vision and Pattern Recognition"
-JMLR = "Journal of Machine Learning Research"
-
-
-class Reference(NamedTuple):
-    """One entry: authors separated by "; ", "and others" for a cut list; `venue` empty for a preprint; `more` other fields."""
-
-    title: str
-    authors: str
-    year: int
-    eprint: str = ""
-    venue: str = ""
-    kind: str = "inproceedings"
-    more: tuple[tuple[str, str], ...] = ()
-
-
-def _software(url: str, **more: str) -> dict[str, Any]:
-    return {"kind": "misc", "more": (("howpublished", rf"\url{{{url}}}"), *more.items())}
-
-
-REFERENCES: dict[str, Reference] = {
-    "binkowski2018demystifying": Reference(
-        "Demystifying MMD GANs", "Bińkowski, Mikołaj; Sutherland, Danica J.; Arbel, Michael; Gretton, Arthur", 2018,
-        "1801.01401", ICLR),
-    "bonneel2015sliced": Reference(
-        "Sliced and Radon Wasserstein Barycenters of Measures",
-        "Bonneel, Nicolas; Rabin, Julien; Peyré, Gabriel; Pfister, Hanspeter", 2015,
-        venue="Journal of Mathematical Imaging and Vision", kind="article",
-        more=(("volume", "51"), ("number", "1"), ("pages", "22--45"), ("doi", "10.1007/s10851-014-0506-3"))),
-    "chen2024pixart": Reference(
-        "PixArt-α: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image Synthesis",
-        "Chen, Junsong; Yu, Jincheng; Ge, Chongjian; Yao, Lewei; Xie, Enze; Wu, Yue; Wang, Zhongdao; Kwok, James; Luo, Ping; "
-        "Lu, Huchuan; Li, Zhenguo", 2024, "2310.00426", ICLR),
-    "detlefsen2022torchmetrics": Reference(
-        "TorchMetrics - Measuring Reproducibility in PyTorch",
-        "Detlefsen, Nicki Skafte; Borovec, Jiri; Schock, Justus; Jha, Ananya Harsh; Koker, Teddy; Di Liello, Luca; "
-        "Stancl, Daniel; Quan, Changsheng; Grechkin, Maxim; Falcon, William", 2022,
-        venue="Journal of Open Source Software", kind="article",
-        more=(("volume", "7"), ("number", "70"), ("pages", "4101"), ("doi", "10.21105/joss.04101"))),
-    "esser2024scaling": Reference(
-        "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
-        "Esser, Patrick; Kulal, Sumith; Blattmann, Andreas; Entezari, Rahim; Müller, Jonas; Saini, Harry; Levi, Yam; "
-        "Lorenz, Dominik; Sauer, Axel; Boesel, Frederic; Podell, Dustin; Dockhorn, Tim; English, Zion; Lacey, Kyle; "
-        "Goodwin, Alex; Marek, Yannik; Rombach, Robin", 2024, "2403.03206", ICML),
-    "flamary2021pot": Reference(
-        "POT: Python Optimal Transport",
-        "Flamary, Rémi; Courty, Nicolas; Gramfort, Alexandre; Alaya, Mokhtar Z.; Boisbunon, Aurélie; Chambon, Stanislas; "
-        "Chapel, Laetitia; Corenflos, Adrien; Fatras, Kilian; Fournier, Nemo; Gautheron, Léo; Gayraud, Nathalie T. H.; "
-        "Janati, Hicham; Rakotomamonjy, Alain; Redko, Ievgen; Rolet, Antoine; Schutz, Antony; Seguy, Vivien; "
-        "Sutherland, Danica J.; Tavenard, Romain; Tong, Alexander; Vayer, Titouan", 2021,
-        venue=JMLR, kind="article", more=(("volume", "22"), ("number", "78"), ("pages", "1--8"))),
-    "gretton2012kernel": Reference(
-        "A Kernel Two-Sample Test",
-        "Gretton, Arthur; Borgwardt, Karsten M.; Rasch, Malte J.; Schölkopf, Bernhard; Smola, Alexander", 2012,
-        venue=JMLR, kind="article", more=(("volume", "13"), ("pages", "723--773"))),
-    "heusel2017gans": Reference(
-        "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
-        "Heusel, Martin; Ramsauer, Hubert; Unterthiner, Thomas; Nessler, Bernhard; Hochreiter, Sepp", 2017, "1706.08500", NIPS),
-    "ho2020denoising": Reference(
-        "Denoising Diffusion Probabilistic Models", "Ho, Jonathan; Jain, Ajay; Abbeel, Pieter", 2020, "2006.11239", NIPS),
-    "ho2022classifier": Reference("Classifier-Free Diffusion Guidance", "Ho, Jonathan; Salimans, Tim", 2022, "2207.12598"),
-    "karras2022elucidating": Reference(
-        "Elucidating the Design Space of Diffusion-Based Generative Models",
-        "Karras, Tero; Aittala, Miika; Aila, Timo; Laine, Samuli", 2022, "2206.00364", NIPS),
-    "kim2024consistency": Reference(
-        "Consistency Trajectory Models: Learning Probability Flow ODE Trajectory of Diffusion",
-        "Kim, Dongjun; Lai, Chieh-Hsin; Liao, Wei-Hsiang; Murata, Naoki; Takida, Yuhta; Uesaka, Toshimitsu; He, Yutong; "
-        "Mitsufuji, Yuki; Ermon, Stefano", 2024, "2310.02279", ICLR),
-    "kynkaanniemi2019improved": Reference(
-        "Improved Precision and Recall Metric for Assessing Generative Models",
-        "Kynkäänniemi, Tuomas; Karras, Tero; Laine, Samuli; Lehtinen, Jaakko; Aila, Timo", 2019, "1904.06991", NIPS),
-    "kynkaanniemi2024applying": Reference(
-        "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models",
-        "Kynkäänniemi, Tuomas; Aittala, Miika; Karras, Tero; Laine, Samuli; Aila, Timo; Lehtinen, Jaakko", 2024,
-        "2404.07724", NIPS),
-    "lin2024common": Reference(
-        "Common Diffusion Noise Schedules and Sample Steps are Flawed",
-        "Lin, Shanchuan; Liu, Bingchen; Li, Jiashi; Yang, Xiao", 2024, "2305.08891",
-        "IEEE/CVF Winter Conference on Applications of Computer Vision"),
-    "lipman2023flow": Reference(
-        "Flow Matching for Generative Modeling",
-        "Lipman, Yaron; Chen, Ricky T. Q.; Ben-Hamu, Heli; Nickel, Maximilian; Le, Matt", 2023, "2210.02747", ICLR),
-    "liu2023flow": Reference(
-        "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
-        "Liu, Xingchao; Gong, Chengyue; Liu, Qiang", 2023, "2209.03003", ICLR),
-    "lu2022dpm": Reference(
-        "DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps",
-        "Lu, Cheng; Zhou, Yuhao; Bao, Fan; Chen, Jianfei; Li, Chongxuan; Zhu, Jun", 2022, "2206.00927", NIPS),
-    "lu2022dpmpp": Reference(
-        "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
-        "Lu, Cheng; Zhou, Yuhao; Bao, Fan; Chen, Jianfei; Li, Chongxuan; Zhu, Jun", 2022, "2211.01095"),
-    "lu2025simplifying": Reference(
-        "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", "Lu, Cheng; Song, Yang", 2025,
-        "2410.11081", ICLR),
-    "naeem2020reliable": Reference(
-        "Reliable Fidelity and Diversity Metrics for Generative Models",
-        "Naeem, Muhammad Ferjad; Oh, Seong Joon; Uh, Youngjung; Choi, Yunjey; Yoo, Jaejun", 2020, "2002.09797", ICML),
-    "nichol2021improved": Reference(
-        "Improved Denoising Diffusion Probabilistic Models", "Nichol, Alex; Dhariwal, Prafulla", 2021, "2102.09672", ICML),
-    "paszke2019pytorch": Reference(
-        "PyTorch: An Imperative Style, High-Performance Deep Learning Library",
-        "Paszke, Adam; Gross, Sam; Massa, Francisco; Lerer, Adam; Bradbury, James; Chanan, Gregory; Killeen, Trevor; "
-        "Lin, Zeming; Gimelshein, Natalia; Antiga, Luca; Desmaison, Alban; Köpf, Andreas; Yang, Edward; DeVito, Zachary; "
-        "Raison, Martin; Tejani, Alykhan; Chilamkurthy, Sasank; Steiner, Benoit; Fang, Lu; Bai, Junjie; Chintala, Soumith",
-        2019, "1912.01703", NIPS),
-    "peebles2023scalable": Reference(
-        "Scalable Diffusion Models with Transformers", "Peebles, William; Xie, Saining", 2023, "2212.09748",
-        "IEEE/CVF International Conference on Computer Vision"),
-    "vonplaten2022diffusers": Reference(
-        "Diffusers: State-of-the-Art Diffusion Models",
-        "von Platen, Patrick; Patil, Suraj; Lozhkov, Anton; Cuenca, Pedro; Lambert, Nathan; Rasul, Kashif; "
-        "Davaadorj, Mishig; Nair, Dhruv; Paul, Sayak; Berman, William; Xu, Yiyi; Liu, Steven; Wolf, Thomas", 2022,
-        **_software("https://github.com/huggingface/diffusers")),
-    "saharia2022photorealistic": Reference(
-        "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
-        "Saharia, Chitwan; Chan, William; Saxena, Saurabh; Li, Lala; Whang, Jay; Denton, Emily; and others", 2022,
-        "2205.11487", NIPS),
-    "salimans2022progressive": Reference(
-        "Progressive Distillation for Fast Sampling of Diffusion Models", "Salimans, Tim; Ho, Jonathan", 2022,
-        "2202.00512", ICLR),
-    "song2021ddim": Reference(
-        "Denoising Diffusion Implicit Models", "Song, Jiaming; Meng, Chenlin; Ermon, Stefano", 2021, "2010.02502", ICLR),
-    "song2021score": Reference(
-        "Score-Based Generative Modeling through Stochastic Differential Equations",
-        "Song, Yang; Sohl-Dickstein, Jascha; Kingma, Diederik P.; Kumar, Abhishek; Ermon, Stefano; Poole, Ben", 2021,
-        "2011.13456", ICLR),
-    "song2023consistency": Reference(
-        "Consistency Models", "Song, Yang; Dhariwal, Prafulla; Chen, Mark; Sutskever, Ilya", 2023, "2303.01469", ICML),
-    "song2024improved": Reference(
-        "Improved Techniques for Training Consistency Models", "Song, Yang; Dhariwal, Prafulla", 2024, "2310.14189", ICLR),
-    "szekely2013energy": Reference(
-        "Energy Statistics: A Class of Statistics Based on Distances", "Székely, Gábor J.; Rizzo, Maria L.", 2013,
-        venue="Journal of Statistical Planning and Inference", kind="article",
-        more=(("volume", "143"), ("number", "8"), ("pages", "1249--1272"), ("doi", "10.1016/j.jspi.2013.03.018"))),
-    "workbench": Reference(
-        "workbench: a diffusion-distillation workbench", "{The workbench authors}", 2026,
-        kind="misc", more=(("note", f"Python package, version {sys.modules['workbench'].__version__}"),)),
-    "yin2024improved": Reference(
-        "Improved Distribution Matching Distillation for Fast Image Synthesis",
-        "Yin, Tianwei; Gharbi, Michaël; Park, Taesung; Zhang, Richard; Shechtman, Eli; Durand, Frédo; Freeman, William T.",
-        2024, "2405.14867", NIPS),
-    "yin2024onestep": Reference(
-        "One-step Diffusion with Distribution Matching Distillation",
-        "Yin, Tianwei; Gharbi, Michaël; Zhang, Richard; Shechtman, Eli; Durand, Frédo; Freeman, William T.; Park, Taesung",
-        2024, "2311.18828", CVPR),
-}  # fmt: skip
-
 USES: dict[str, tuple[str, ...]] = {
     # samplers
     "euler": ("song2021score",),
     "heun": ("karras2022elucidating",),
     "ddim": ("song2021ddim",),
     "dpmpp_2m": ("lu2022dpmpp",),
+    "dpmpp_2s": ("lu2022dpmpp",),
+    "dpmpp_3m": ("lu2022dpmpp",),
+    "dpmpp_2m_sde": ("lu2022dpmpp",),
+    "dpmpp_3m_sde": ("lu2022dpmpp",),
+    "dpm_1": ("lu2022dpm",),
+    "dpm_2": ("lu2022dpm",),
+    "dpm_3": ("lu2022dpm",),
+    "dpm_adaptive": ("lu2022dpm",),
+    "heun_adaptive": ("karras2022elucidating",),
+    "unipc": ("zhao2023unipc",),
+    "deis": ("zhang2023fast",),
+    "ab": ("zhang2023fast",),
+    "ipndm": ("liu2022pseudo", "zhang2023fast"),
+    "pndm": ("liu2022pseudo",),
+    "ghvb": ("wizadwongsa2024diffusion",),
+    "hb": ("wizadwongsa2024diffusion",),
+    "ddpm": ("ho2020denoising",),
+    "euler_ancestral": ("song2021ddim",),
+    "restart": ("xu2023restart",),
+    "lcm": ("luo2023latent",),
+    "dualfast": ("yu2025dualfast",),
     "consistency": ("song2023consistency",),  # the recipe too
     "flow_map": ("kim2024consistency",),
     # schedules; karras and EDM's path are one paper

@@ -24,7 +24,8 @@ from workbench.denoiser import Thresholded
 from workbench.errors import WorkbenchError, check_count, check_options, unknown
 from workbench.paths import Path
 from workbench.samplers.plan import Plan
-from workbench.samplers.run import combine, stage_noise, table_of
+from workbench.samplers.run import stage_noise
+from workbench.samplers.table import combine, table_of
 from workbench.teachers.pipeline_folder import KINDS
 
 CLOCKS = ("table", "flow", "edm", "consistency")

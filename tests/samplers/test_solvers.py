@@ -19,7 +19,7 @@ import workbench as wb
 from workbench import paths
 from workbench.errors import UnknownName, WorkbenchError
 from workbench.samplers import SAMPLERS, sampler_options
-from workbench.samplers.run import combine, sum_of
+from workbench.samplers.table import combine, sum_of
 
 VP = paths.vp
 LOW, HIGH = -2.0, 2.0

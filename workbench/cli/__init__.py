@@ -233,6 +233,19 @@ def build_parser() -> Parser:
     )
     table.add_argument("--write", metavar="FILE", help="put them between the markers of this file instead")
 
+    bench = command("bench", "", "show the committed benchmarks")
+    parts = bench.add_subparsers(dest="part", metavar="command", required=True)
+    solving = command(
+        "solvers",
+        "reports:bench",
+        "which sampler on which schedule, at a number of evaluations of the teacher",
+        "workbench bench solvers --nfe 8 --out errors.html",
+        into=parts,
+    )
+    solving.add_argument("--nfe", type=int, default=8, help="evaluations of the model (default: %(default)s)")
+    solving.add_argument("--best", type=int, default=5, help="how many to list for each teacher (default: %(default)s)")
+    solving.add_argument("--out", metavar="FILE", help="also draw error against evaluations, as .html or .png")
+
     command("doctor", "doctor:doctor", "say what this machine has, what it lacks, and how to get it")
     return top
 

@@ -14,7 +14,7 @@ from workbench import zoo
 from workbench.denoiser import decode
 from workbench.errors import WorkbenchError, check_count, unknown
 from workbench.report import pictures
-from workbench.samplers.sample import default_sampling
+from workbench.samplers.sample import default_sampling, plan_for
 
 
 def app(args: Namespace) -> None:
@@ -35,8 +35,8 @@ def sample(args: Namespace) -> None:
     taken = {"n", "cond", "seed", "steps", "sampler", "schedule", "guidance"} & set(options)
     if taken:
         raise WorkbenchError(f"--set {min(taken)}=... has an option of its own: write --{min(taken)}.")
-    plan = default_sampling(model).plan(
-        model.path,
+    plan = plan_for(
+        model,
         args.steps,
         args.sampler,
         args.schedule,

@@ -169,3 +169,18 @@ def console(stderr: bool = False):
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else 400)
+
+
+def bench(args: Namespace) -> None:
+    """The best solvers of the committed benchmark, and a figure of all."""
+    from workbench.bench import load
+    from workbench.bench.solvers import text
+
+    check_count("--nfe", args.nfe, 1, 10_000)
+    entries, notes = load()
+    print(text(entries, notes, args.nfe, check_count("--best", args.best, 1, 100)))
+    if args.out:
+        from workbench import views
+        from workbench.views.export import save
+
+        print(f"-> {save(views.solver_errors(entries, notes), args.out)}")

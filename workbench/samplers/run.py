@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,11 @@ from workbench import paths
 from workbench.denoiser import Denoiser, decode, evaluate
 from workbench.errors import Diverged, WorkbenchError
 from workbench.paths import Path
-from workbench.samplers.plan import Plan, Stage
+from workbench.samplers.plan import Plan
+from workbench.samplers.table import combine, table_of
+
+if TYPE_CHECKING:
+    from workbench.samplers.policy import Policy
 
 NOISE_BLOCK = 8
 
@@ -26,21 +30,26 @@ class Frame(NamedTuple):
     Attributes:
         i: index of the stage; the last frame has i = number of stages.
         t: time. x: state (n, ...). target: x0 estimate at (x, t); in the last frame, if it is clean data, x itself.
-        nfe: network evaluations per sample so far. seconds: computing time so far, the consumer's not included.
+        nfe: network evaluations per sample so far, their mean where samples differ. seconds: computing time so far, the
+            consumer's not included.
         inner: the state is a helper point of the solver (Heun's predictor), not of the trajectory.
+        times, counts: under a policy, whose samples choose their own steps, time and evaluations of each, (n,); t is then
+            their median. None under a plan.
     """
 
     i: int
     t: float
     x: Tensor
     target: Tensor
-    nfe: int
+    nfe: float
     seconds: float
     inner: bool = False
+    times: Tensor | None = None
+    counts: Tensor | None = None
 
 
 def run(
-    plan: Plan,
+    plan: Plan | Policy,
     model: Denoiser | Sequence[Denoiser],
     noise: Tensor,
     cond: Any = None,
@@ -50,7 +59,7 @@ def run(
     """Run a plan, yielding a frame before every update and one at the end; `break` stops it.
 
     Args:
-        plan: from `workbench.plan`. model: a denoiser with a `.path`, or one for each model of a hybrid plan.
+        plan: from `workbench.plan`, or a policy, which chooses its steps as it goes. model: a denoiser with a `.path`, or one for each model of a hybrid plan.
         noise: standard normal (n, ...); the run starts at sigma(t_0) noise, in the precision of `noise`.
         cond: a label, a tensor of n labels, or whatever the model understands.
         seed: of the noise that stochastic stages add; it belongs to (seed, sample index, stage).
@@ -68,6 +77,10 @@ def run(
     """
     models = list(model) if isinstance(model, (list, tuple)) else [model]
     _check(plan, models, noise, index)
+    if not isinstance(plan, Plan):
+        from workbench.samplers.policy import run_policy  # which builds on this file
+
+        return run_policy(plan, models[0], noise, cond)
     return _frames(plan, models, noise, cond, seed, index)
 
 
@@ -116,86 +129,6 @@ def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index
     yield Frame(len(stages), plan.times[-1], x, x if clean else target, nfe, seconds)
 
 
-class Sum(NamedTuple):
-    """A row without its zeros: factor held[first] + sum of c held[place]; a factor of 1 is None and costs nothing.
-
-    The factor is a tensor of no dimension: multiplying by it takes half as long as by a Python number, a third
-    if it is float32 like the state.
-    """
-
-    first: int
-    factor: Tensor | None
-    rest: tuple[tuple[int, float], ...]
-
-
-class Move(NamedTuple):
-    """A stage as the loop reads it.
-
-    Attributes:
-        convert: over (x, x0 estimate), to the stage's kind, or None. draws: whether noise is needed.
-        x, base: rows over (x, base, noise, outputs[0], outputs[1], ...); no base row keeps the base state.
-    """
-
-    convert: Sum | None
-    x: Sum
-    base: Sum | None
-    draws: bool
-
-
-class Table(NamedTuple):
-    """A plan as the loop reads it.
-
-    Attributes:
-        start: sigma at the first time. clean: whether the last time is data. history: outputs to keep. moves: its stages.
-    """
-
-    start: float
-    clean: bool
-    history: int
-    moves: tuple[Move, ...]
-
-
-def table_of(plan: Plan, dtype: torch.dtype) -> Table:
-    """Worked out once a plan and a precision of its factors (float64 for float64 states, else float32), and kept with the plan."""
-    dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    tables = plan.__dict__.get("_tables")
-    if tables is None:
-        object.__setattr__(plan, "_tables", tables := {})
-    if dtype not in tables:
-        start, end = plan.path.sigma(plan.times[0]), plan.path.sigma(plan.times[-1])
-        tables[dtype] = Table(start, end == 0, plan.history, tuple(_move(plan.path, stage, dtype) for stage in plan.stages))
-    return tables[dtype]
-
-
-def _move(path: Path, stage: Stage, dtype: torch.dtype) -> Move:
-    convert = None if stage.kind == "x0" else sum_of(path.conversion("x0", stage.kind, stage.t), dtype)
-    rows = ((row.x, row.base, row.noise, *row.outputs) if row else None for row in (stage.x, stage.base))
-    x, base = (sum_of(row, dtype) if row else None for row in rows)
-    return Move(convert, x, base, bool(stage.x.noise or (stage.base and stage.base.noise)))
-
-
-def sum_of(coefficients: Sequence[float], dtype: torch.dtype = torch.float64) -> Sum:
-    """The sum with these coefficients; one that is 1 comes first."""
-    found = sorted(((place, float(c)) for place, c in enumerate(coefficients) if c), key=lambda term: term[1] != 1)
-    (first, factor), *rest = found or [(0, 0.0)]
-    return Sum(first, None if factor == 1 else torch.tensor(factor, dtype=dtype), tuple(rest))
-
-
-def combine(row: Sum, held: Sequence[Tensor]) -> Tensor:
-    """Work out a row: at most one fused multiply-add for every coefficient; no tensor in `held` is changed."""
-    first, factor, rest = row
-    if factor is not None:
-        result = held[first] * factor
-    elif rest:
-        (place, c), *rest = rest
-        result = torch.add(held[first], held[place], alpha=c)
-    else:
-        return held[first]
-    for place, c in rest:
-        result.add_(held[place], alpha=c)
-    return result
-
-
 def finite(x: Tensor) -> bool:
     """Whether every number is finite; the sum tells, unless it overflows, and takes a thirtieth of the time."""
     return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
@@ -229,13 +162,16 @@ class Trajectory:
     Attributes:
         t: times (k,), float64, falling. x: states (k, n, ...). target: x0 estimates (k, n, ...).
         nfe: evaluations per sample up to each point, tuple of k. seconds: likewise.
+        times, counts: under a policy, time and evaluations of each sample, (k, n); else None.
     """
 
     t: Tensor
     x: Tensor
     target: Tensor
-    nfe: tuple[int, ...]
+    nfe: tuple[float, ...]
     seconds: tuple[float, ...]
+    times: Tensor | None = None
+    counts: Tensor | None = None
 
     @property
     def final(self) -> Tensor:
@@ -246,8 +182,15 @@ class Trajectory:
         return len(self.t)
 
     def sample(self, j: int) -> Trajectory:
-        """The trajectory of sample j alone, with a batch of one."""
-        return Trajectory(self.t, self.x[:, j : j + 1], self.target[:, j : j + 1], self.nfe, self.seconds)
+        """The trajectory of sample j alone, with a batch of one; under a policy at its own times, without its waiting."""
+        if self.times is None or self.counts is None:
+            return Trajectory(self.t, self.x[:, j : j + 1], self.target[:, j : j + 1], self.nfe, self.seconds)
+        times, counts = self.times[:, j], self.counts[:, j]
+        kept = torch.cat([times.diff() != 0, torch.ones(1, dtype=torch.bool)])  # the last of its stay at a point
+        rows = kept.nonzero().squeeze(1).tolist()
+        x, target, seconds = self.x[rows, j : j + 1], self.target[rows, j : j + 1], tuple(self.seconds[k] for k in rows)
+        own = (times[rows, None], counts[rows, None])
+        return Trajectory(times[rows], x, target, tuple(counts[rows].tolist()), seconds, *own)
 
     def decoded(self, model: Denoiser) -> Trajectory:
         """As pictures, for the views: itself, unless the model that ran works on latents (`workbench.denoiser.decode`)."""
@@ -273,7 +216,10 @@ def record(frames: Iterable[Frame]) -> Trajectory:
     times = torch.tensor([frame.t for frame in kept], dtype=torch.float64)
     states, targets = torch.stack([frame.x for frame in kept]), torch.stack([frame.target for frame in kept])
     counts = (*(frame.nfe for frame in kept[:-1]), nfe)
-    return Trajectory(times, states, targets, counts, (*(frame.seconds for frame in kept[:-1]), seconds))
+    own = [
+        None if kept[0].times is None else torch.stack([getattr(frame, name) for frame in kept]) for name in ("times", "counts")
+    ]
+    return Trajectory(times, states, targets, counts, (*(frame.seconds for frame in kept[:-1]), seconds), *own)
 
 
 def same_path(first: Path, second: Path) -> bool:
@@ -284,7 +230,7 @@ def same_path(first: Path, second: Path) -> bool:
     )
 
 
-def _check(plan: Plan, models: list, noise: Tensor, index: Sequence[int] | None) -> None:
+def _check(plan: Plan | Policy, models: list, noise: Tensor, index: Sequence[int] | None) -> None:
     if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.dim() < 1 or not len(noise):
         raise WorkbenchError("noise must be a floating-point tensor (n, ...) of standard normal numbers, n at least 1.")
     if not finite(noise):

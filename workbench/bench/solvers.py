@@ -1,0 +1,185 @@
+"""Error against evaluations of every deterministic solver on every schedule, from the same noise.
+
+The figure is the RMS distance per coordinate to where the teacher's own flow takes that noise (`fine`), divided by the RMS of
+that solution. It is about the solver alone: no data, no features. The floor is the same distance of the fine solution at
+half its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from workbench import samplers, schedules, zoo
+from workbench.compare import fine_solution
+from workbench.errors import WorkbenchError, unknown
+from workbench.files import write_atomically
+from workbench.metrics import trajectory_error
+from workbench.samplers.plan import Plan
+from workbench.samplers.run import run
+from workbench.samplers.sample import default_sampling, labels, noise_for, prepare
+
+STORED = Path(__file__).with_name("solvers.json")
+SPACES = {  # teacher, samples, largest number of evaluations, steps of the fine solution
+    "eight_gaussians": (512, 64, 512),
+    "mixture64": (256, 64, 512),
+    "digits/teacher": (32, 24, 128),
+    "fashion/teacher": (10, 16, 96),
+}
+COUNTS = (4, 5, 6, 8, 10, 12, 16, 24, 32, 64)
+STOCHASTIC = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "restart", "consistency", "lcm", "flow_map")
+
+
+class Entry(NamedTuple):
+    """One run: `error` is relative to the solution's own size; `nfe` counts evaluations of the model, guided ones as one."""
+
+    teacher: str
+    sampler: str
+    schedule: str
+    steps: int
+    nfe: int
+    error: float
+
+
+def solvers() -> list[str]:
+    """The samplers that follow the teacher's own flow: deterministic ones."""
+    return [name for name in samplers.SAMPLERS if name not in STOCHASTIC]
+
+
+def plan_with(sampler: str, path: Any, nfe: int, schedule: Any) -> Plan | None:
+    """The longest plan of at most `nfe` evaluations, if it uses all of them; else None."""
+    steps = nfe
+    while steps:
+        try:
+            made = samplers.plan(sampler, path, steps, schedule)
+        except WorkbenchError:
+            return None
+        if made.evaluations <= nfe:
+            return made if made.evaluations == nfe else None
+        steps -= max(1, (made.evaluations - nfe) // 3)
+    return None
+
+
+def measure(
+    teachers: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    schedule_names: Sequence[str] | None = None,
+    counts: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Iterator[Entry | dict[str, Any]]:
+    """Run everything, yielding an entry for each run and, after the entries of a teacher, what they are worth (its floor, n, machine).
+
+    Args:
+        teachers: names; by default a 2-D and a 64-D mixture, and the digits and fashion teachers.
+        names: of samplers; all deterministic ones by default. schedule_names: all by default.
+        counts: evaluations of the model.
+
+    Raises:
+        UnknownName: for a name that is not known.
+    """
+    chosen, lists = names or solvers(), schedule_names or list(schedules.NAMES)
+    for name in chosen:
+        if name not in samplers.SAMPLERS:
+            raise unknown("sampler", name, samplers.SAMPLERS)
+    for teacher in teachers or SPACES:
+        n, most, fine_steps = SPACES.get(teacher, (64, 32, 128))
+        model = zoo.load(teacher)
+        cond = labels(model, torch.arange(n) % model.classes, n) if getattr(model, "classes", 0) else None
+        noise = noise_for(model, n, seed)
+        guided = prepare(model)
+        exact = fine_solution(model, n, cond, seed, noise=noise, steps=fine_steps)
+        size = float(exact.double().square().mean().sqrt())
+        coarse = fine_solution(model, n, cond, seed, noise=noise, steps=fine_steps // 2)
+        for sampler in chosen:
+            for schedule in lists:
+                for nfe in counts or COUNTS:
+                    plan = plan_with(sampler, model.path, nfe, schedule) if nfe <= most else None
+                    if plan is not None:
+                        error = trajectory_error(_end(plan, guided, noise, cond), exact) / size
+                        yield Entry(teacher, sampler, schedule, plan.steps, nfe, error)
+        yield {
+            "teacher": teacher,
+            "n": n,
+            "seed": seed,
+            "guidance": default_sampling(model).guidance,
+            "path": model.path.name,
+            "fine_steps": fine_steps,
+            "floor": trajectory_error(coarse, exact) / size,
+            "machine": f"{platform.machine()}, torch {torch.__version__.split('+')[0]}",
+        }
+
+
+def _end(plan: Plan, model: Any, noise: Tensor, cond: Any) -> Tensor:
+    for frame in run(plan, model, noise, cond):
+        last = frame
+    return last.x
+
+
+def store(found: Sequence[Entry], notes: Sequence[dict[str, Any]], place: Path = STORED) -> None:
+    """Write the entries, three digits each, and their notes."""
+    rows = [
+        [e.teacher, e.sampler, e.schedule, e.steps, e.nfe, float(f"{e.error:.3g}")] for e in found if math.isfinite(e.error)
+    ]
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    head = f'{{"fields": {json.dumps(Entry._fields)},\n"notes": {json.dumps(list(notes), indent=1)},\n"rows": [\n'
+    write_atomically(place, lambda file: file.write_text(f"{head}{lines}\n]}}\n", encoding="utf-8"))
+
+
+def load(place: Path = STORED) -> tuple[list[Entry], list[dict[str, Any]]]:
+    """Entries and notes of a stored run.
+
+    Raises:
+        WorkbenchError: if there is none, or it cannot be read.
+    """
+    try:
+        content = json.loads(Path(place).read_text(encoding="utf-8"))
+        return [Entry(*row) for row in content["rows"]], content["notes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkbenchError(f"{place} holds no stored benchmark: run python benchmarks/solvers.py.") from error
+
+
+def stored() -> list[Entry]:
+    """The entries that come with the package.
+
+    >>> {entry.teacher for entry in stored()} >= {"eight_gaussians", "digits/teacher"}
+    True
+    """
+    return load()[0]
+
+
+def best(entries: Sequence[Entry], teacher: str, nfe: int, count: int = 5) -> list[Entry]:
+    """The smallest errors of a teacher at a number of evaluations, one per sampler.
+
+    >>> [e.nfe for e in best(stored(), "eight_gaussians", 8, 2)]
+    [8, 8]
+    """
+    found: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda entry: entry.error):
+        if (entry.teacher, entry.nfe) == (teacher, nfe):
+            found.setdefault(entry.sampler, entry)
+    return list(found.values())[:count]
+
+
+def text(entries: Sequence[Entry], notes: Sequence[dict[str, Any]], nfe: int, count: int = 5) -> str:
+    """A table for a terminal: the best pairs of every teacher at a number of evaluations."""
+    lines = []
+    for note in notes:
+        teacher = note["teacher"]
+        known = sorted({e.nfe for e in entries if e.teacher == teacher})
+        if nfe not in known:
+            raise WorkbenchError(f"{teacher} was measured at {', '.join(map(str, known))} evaluations, not at {nfe}.")
+        lines.append(
+            f"{teacher} at {nfe} evaluations: RMS error to the fine solution, relative "
+            f"(floor {note['floor']:.2g}, n = {note['n']}, seed {note['seed']}, guidance {note['guidance']:g})"
+        )
+        lines += [f"  {e.error:9.3g}  {e.sampler} on {e.schedule}, {e.steps} steps" for e in best(entries, teacher, nfe, count)]
+        plain = [e for e in entries if (e.teacher, e.sampler, e.schedule, e.nfe) == (teacher, "ddim", "uniform", nfe)]
+        lines += [f"  {e.error:9.3g}  ddim on uniform, for comparison" for e in plain] + [""]
+    return "\n".join(lines).rstrip()
