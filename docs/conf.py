@@ -55,7 +55,7 @@ napoleon_use_ivar = True
 FIELDS, RAISES = ("Args:", "Attributes:"), "Raises:"
 MODULES = re.compile(r"<!-- modules: ([\w. ]+) -->")
 FACE = "<!-- public face -->"
-INTERNAL = {"workbench.__main__", "workbench.callable_module", "workbench.cli", "workbench.files"}
+INTERNAL = {"workbench.__main__", "workbench.callable_module", "workbench.cli", "workbench.files", "workbench.references"}
 
 
 def modules(name: str) -> list[str]:

@@ -22,10 +22,11 @@ FLOORS = (
     ("metrics",),  # ground too, but its features come from a network
     ("denoiser", "schedules"),  # language
     ("samplers", "teachers"),  # engine
-    ("diffusers_scheduler",),  # a plan for others to run
-    ("student",),  # parts; the loop saves students, so it stands above them
-    ("distill", "views"),
+    ("student", "diffusers_scheduler", "precision"),  # parts; the loop saves students, so it stands above them
+    ("distill", "views", "inference", "fitting", "step_policy"),
+    ("step_training",),
     ("zoo",),  # compare
+    ("plans",),  # a user's own, beside the zoo
     ("compare",),
     ("cite", "sweep"),  # read what was compared
     ("bench",),  # what was measured, and how

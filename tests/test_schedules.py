@@ -27,7 +27,7 @@ def test_falls_from_start_to_end(name: str, path: paths.Path, steps: int, ends: 
     times = schedules.get(name, path, steps, t_start=start, t_end=end)
     assert times.dtype == torch.float64 and len(times) == steps + 1
     assert (times.diff() < 0).all()
-    if name == "shift":  # its ends are those before the move
+    if name in ("shift", "resolution"):  # their ends are those before the move
         assert times[0] >= start and times[-1] >= end and (times[0] == 1) == (start == 1)
     else:
         assert float(times[0]) == pytest.approx(start, abs=1e-12) and float(times[-1]) == pytest.approx(end, abs=1e-12)

@@ -158,6 +158,18 @@ REFERENCES: dict[str, Reference] = {
     "chen2024trajectory": Reference(
         "On the Trajectory Regularity of ODE-based Diffusion Sampling",
         "Chen, Defang; Zhou, Zhenyu; Wang, Can; Shen, Chunhua; Lyu, Siwei", 2024, "2405.11326", ICML),
+    "chen2025normalized": Reference(
+        "Normalized Attention Guidance: Universal Negative Guidance for Diffusion Models",
+        "Chen, Dar-Yen; Bandyopadhyay, Hmrishav; Zou, Kai; Song, Yi-Zhe", 2025, "2505.21179"),
+    "friedman2023vendi": Reference(
+        "The Vendi Score: A Diversity Evaluation Metric for Machine Learning", "Friedman, Dan; Dieng, Adji Bousso", 2023,
+        "2210.02410", "Transactions on Machine Learning Research", kind="article"),
+    "hoogeboom2023simple": Reference(
+        "simple diffusion: End-to-end diffusion for high resolution images",
+        "Hoogeboom, Emiel; Heek, Jonathan; Salimans, Tim", 2023, "2301.11093", ICML),
+    "meng2022sdedit": Reference(
+        "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
+        "Meng, Chenlin; He, Yutong; Song, Yang; Song, Jiaming; Wu, Jiajun; Zhu, Jun-Yan; Ermon, Stefano", 2022, "2108.01073", ICLR),
     "chen2025regione": Reference(
         "RegionE: Adaptive Region-Aware Generation for Efficient Image Editing", "Chen, Pengtao; and others", 2025, "2510.25590"),
     "frankel2025s4s": Reference(
@@ -227,9 +239,6 @@ REFERENCES: dict[str, Reference] = {
     "xu2025lowdiff": Reference(
         "LowDiff: Efficient Diffusion Sampling with Low-Resolution Condition",
         "Xu, Jiuyi; Jin, Qing; Chen, Meida; Feng, Andrew; Sui, Yang; Shi, Yangming", 2025, "2509.15342"),
-    "xue2024accelerating": Reference(
-        "Accelerating Diffusion Sampling with Optimized Time Steps",
-        "Xue, Shuchen; Liu, Zhaoqiang; Chen, Fei; Zhang, Shifeng; Hu, Tianyang; Xie, Enze; Li, Zhenguo", 2024, "2402.17376", CVPR),
     "yu2025dualfast": Reference(
         "DualFast: Dual-Speedup Framework for Fast Sampling of Diffusion Models",
         "Yu, Hu; Luo, Hao; Wang, Fan; Zhao, Feng", 2025, "2506.13058"),

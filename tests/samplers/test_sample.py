@@ -135,3 +135,10 @@ def test_models_that_cannot_be_sampled() -> None:
     shapeless.path = wb.paths.linear
     with pytest.raises(WorkbenchError, match=r"no \.shape"):
         wb.sample(shapeless, 3)
+
+
+def test_a_card_can_rule_samplers_out() -> None:
+    sampling = Sampling("consistency", 1, only=["consistency", "lcm"])
+    assert sampling.plan("linear", 2).sampler == "consistency" and sampling.plan("linear", 2, "lcm").sampler == "lcm"
+    with pytest.raises(WorkbenchError, match="allows the samplers consistency, lcm only, not heun"):
+        sampling.plan("linear", 2, "heun")

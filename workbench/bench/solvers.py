@@ -30,8 +30,8 @@ STORED = Path(__file__).with_name("solvers.json")
 SPACES = {  # teacher, samples, largest number of evaluations, steps of the fine solution
     "eight_gaussians": (512, 64, 512),
     "mixture64": (256, 64, 512),
-    "digits/teacher": (32, 24, 128),
-    "fashion/teacher": (10, 16, 96),
+    "digits/teacher": (16, 16, 128),
+    "fashion/teacher": (8, 12, 96),
 }
 COUNTS = (4, 5, 6, 8, 10, 12, 16, 24, 32, 64)
 STOCHASTIC = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "restart", "consistency", "lcm", "flow_map")

@@ -30,6 +30,7 @@ from workbench.metrics.support import (
     precision_recall,
 )
 from workbench.metrics.trajectory import paired_errors, pairwise_diversity, straightness, trajectory_error
+from workbench.metrics.vendi import vendi_score
 
 __all__ = [
     "DensityCoverage",
@@ -67,5 +68,6 @@ __all__ = [
     "target_diversity",
     "target_error",
     "trajectory_error",
+    "vendi_score",
     "wasserstein2",
 ]

@@ -28,11 +28,15 @@ class Block(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Tokens (n, tokens, width) after this block; modulation (n, 6, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).unsqueeze(2).unbind(1)
-        n, tokens, width = x.shape
-        q, k, v = self.qkv(self.norm1(x) * (1 + scale1) + shift1).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width)
+        q, k, v = self.heads_of(self.qkv(self.norm1(x) * (1 + scale1) + shift1))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
         x = x + gate1 * self.project(attended)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+    def heads_of(self, joint: Tensor) -> Tensor:
+        """Queries, keys and values, or fewer of them, side by side (n, tokens, k width), as (k, n, heads, tokens, depth)."""
+        n, tokens, size = joint.shape
+        return joint.view(n, tokens, size // self.project.in_features, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class DiT(ModelMixin, ConfigMixin):
@@ -89,8 +93,8 @@ class DiT(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def features(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
-        """Return tokens after the last block (n, tokens, width) and the conditioning vector (n, width)."""
+    def conditioning(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+        """Return the conditioning vector (n, width), of times and classes, that modulates every block; checks x."""
         config = self.config
         if x.dim() != 4 or x.shape[1:] != (config.channels, config.image_size, config.image_size):
             raise WorkbenchError(
@@ -102,7 +106,11 @@ class DiT(ModelMixin, ConfigMixin):
             if self.second_time is None:
                 raise WorkbenchError("this network has no second time: build it with two_times=True.")
             c = c + self.second_time(batch_times(s, x))
-        c = F.silu(c)
+        return F.silu(c)
+
+    def features(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+        """Return tokens after the last block (n, tokens, width) and the conditioning vector (n, width)."""
+        c = self.conditioning(x, t, cond, s)
         tokens = self.embed(x).flatten(2).transpose(1, 2) + self.position
         modulation = self.modulation(c).view(len(x), 6, -1)
         for block in self.blocks:
@@ -111,9 +119,12 @@ class DiT(ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
         """Return the prediction of its kind, of the shape of x, at times t in [0, 1] (n,) and labels (n,), -1 for none."""
-        tokens, c = self.features(x, t, cond, s)
+        return self.picture(*self.features(x, t, cond, s))
+
+    def picture(self, tokens: Tensor, c: Tensor) -> Tensor:
+        """Return the prediction (n, channels, size, size) of the tokens after the last block, under the conditioning c."""
         shift, scale = self.last_modulation(c).unsqueeze(1).chunk(2, dim=2)
         patches = self.head(self.norm(tokens) * (1 + scale) + shift)
         p, side = self.config.patch, self.config.image_size // self.config.patch
-        grid = patches.view(len(x), side, side, self.config.channels, p, p)
-        return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(x), self.config.channels, side * p, side * p)
+        grid = patches.view(len(tokens), side, side, self.config.channels, p, p)
+        return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), self.config.channels, side * p, side * p)

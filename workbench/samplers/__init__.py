@@ -12,6 +12,7 @@ from workbench import paths, schedules
 from workbench.errors import check_options, unknown
 from workbench.paths import Path
 from workbench.samplers import momentum, multistep, singlestep, solvers, stochastic, unipc
+from workbench.samplers.adaptive import POLICIES, no_table, policy
 from workbench.samplers.plan import Plan, Row, Solver, Stage, hybrid
 from workbench.samplers.run import Frame, Trajectory, record, run, stage_noise
 
@@ -61,7 +62,7 @@ def plan(
         sampler: one of `SAMPLERS`.
         path: a name (linear, cosine, vp, edm, trig) or a `Path`.
         steps: 1 to 10000; may be left out if `schedule` is a list of times.
-        schedule: uniform, logsnr, karras, quadratic, shift, trailing, a function (path, steps) -> times, or the times.
+        schedule: one of `schedules.NAMES`, a function (path, steps) -> times, the times, or a diffusers scheduler.
         options: of the sampler (eta, gamma, variable) and of the schedule (t_start, t_end, shift, rho_min, ...).
 
     Raises:
@@ -70,6 +71,8 @@ def plan(
     >>> plan("heun", "linear", 3).evaluations
     5
     """
+    if sampler in POLICIES:
+        raise no_table(sampler)
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     path = paths.get(path)
@@ -91,6 +94,7 @@ __all__ = [
     "Trajectory",
     "hybrid",
     "plan",
+    "policy",
     "record",
     "run",
     "sampler_options",

@@ -59,7 +59,8 @@ def run(
     """Run a plan, yielding a frame before every update and one at the end; `break` stops it.
 
     Args:
-        plan: from `workbench.plan`, or a policy, which chooses its steps as it goes. model: a denoiser with a `.path`, or one for each model of a hybrid plan.
+        plan: from `workbench.plan`, or a policy, which chooses its steps as it goes.
+        model: a denoiser with a `.path`, or one for each model of a hybrid plan.
         noise: standard normal (n, ...); the run starts at sigma(t_0) noise, in the precision of `noise`.
         cond: a label, a tensor of n labels, or whatever the model understands.
         seed: of the noise that stochastic stages add; it belongs to (seed, sample index, stage).

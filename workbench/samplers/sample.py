@@ -14,7 +14,9 @@ from workbench import samplers
 from workbench.denoiser import Denoiser, Guided, Thresholded
 from workbench.errors import WorkbenchError, check_count
 from workbench.paths import Path
+from workbench.samplers import adaptive
 from workbench.samplers.plan import Plan
+from workbench.samplers.policy import Policy
 from workbench.samplers.run import initial_noise, run
 
 MAX_SAMPLES = 100_000
@@ -28,6 +30,7 @@ class Sampling:
         sampler, steps, schedule, options: as for `workbench.plan`.
         guidance: classifier-free scale; 1 where it is not used, or baked into the weights.
         times: step count -> falling times, for counts whose times were tuned or trained.
+        only: samplers that the weights can be run with; empty for any.
     """
 
     sampler: str = "heun"
@@ -36,6 +39,7 @@ class Sampling:
     guidance: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)
 
     def plan(
         self,
@@ -48,7 +52,15 @@ class Sampling:
         """The plan of these settings, with any of them replaced.
 
         Options of the card's own sampler are kept only while that sampler is.
+
+        Raises:
+            WorkbenchError: for a sampler that the card rules out.
         """
+        if self.only and (sampler or self.sampler) not in self.only:
+            raise WorkbenchError(
+                f"this model's card allows the sampler{'s' * (len(self.only) > 1)} {', '.join(self.only)} only, not {sampler}: "
+                "its weights answer no other question."
+            )
         if steps is None and isinstance(schedule, (list, tuple, Tensor)):
             steps = len(schedule) - 1
         steps = self.steps if steps is None else steps
@@ -61,6 +73,22 @@ class Sampling:
 def default_sampling(model: Denoiser) -> Sampling:
     """The model's own settings, or Heun at 25 steps for a model that carries none."""
     return getattr(model, "sampling", None) or Sampling()
+
+
+def plan_for(
+    model: Denoiser, steps: int | None = None, sampler: str | None = None, schedule: Any = None, **options: Any
+) -> Plan:
+    """The plan that a model runs: its own settings, any of them replaced; a schedule may be one computed from the model (`tuned`).
+
+    >>> import workbench as wb
+    >>> str(plan_for(wb.load("moons"), 4, "ddim", "gits"))
+    'ddim, 4 gits steps on linear'
+    """
+    from workbench.samplers import tuned  # here, since it samples
+
+    if isinstance(schedule, str) and schedule in tuned.TUNED:
+        return tuned.tuned_plan(schedule, model, steps, sampler, **options)
+    return default_sampling(model).plan(model.path, steps, sampler, schedule, **options)
 
 
 def labels(model: Denoiser, cond: Any, n: int) -> Tensor | None:
@@ -120,7 +148,7 @@ def sample(
     n: int,
     cond: Any = None,
     steps: int | None = None,
-    sampler: str | None = None,
+    sampler: str | Policy | None = None,
     schedule: str | Callable | Sequence[float] | Tensor | None = None,
     guidance: float | None = None,
     seed: int = 0,
@@ -131,6 +159,7 @@ def sample(
     """Draw n samples (n, ...); what is not given is the model's own setting.
 
     Args:
+        sampler: one of `SAMPLERS`; dpm_adaptive or heun_adaptive, with rtol=; or a policy, such as learned steps.
         cond: a label or n labels. guidance: classifier-free scale, 1 for none. thresholding: "clip" or "dynamic".
         batch: how many run together; it does not change the samples.
         options: of the sampler and the schedule.
@@ -146,7 +175,10 @@ def sample(
     if getattr(model, "path", None) is None:
         raise WorkbenchError("the model has no .path: set it, or wrap the network in workbench.Network.")
     cond = labels(model, cond, n)
-    plan = default_sampling(model).plan(model.path, steps, sampler, schedule, **options)
+    if isinstance(sampler, Policy) or sampler in adaptive.POLICIES:
+        plan = _policy(model, steps, sampler, schedule, options)
+    else:
+        plan = plan_for(model, steps, sampler, schedule, **options)
     denoiser = prepare(model, guidance, thresholding)
     parts = []
     for first in range(0, n, batch):
@@ -157,3 +189,14 @@ def sample(
             last = frame
         parts.append(last.x)
     return torch.cat(parts)
+
+
+def _policy(model: Denoiser, steps: Any, sampler: str | Policy, schedule: Any, options: dict[str, Any]) -> Policy:
+    made = sampler if isinstance(sampler, Policy) else adaptive.policy(sampler, model.path, **options)
+    if steps is not None or schedule is not None:
+        raise WorkbenchError(f"{made.sampler} chooses its own steps: leave steps and schedule out.")
+    if isinstance(sampler, Policy) and options:
+        raise WorkbenchError(
+            f"{', '.join(options)} cannot be set here: {made.sampler} is a finished policy; make it with these options."
+        )
+    return made

@@ -2,12 +2,15 @@
 
 from workbench.views.animation import Field, particles_animated
 from workbench.views.curves import bars, error_curve, loss_curves, slope
+from workbench.views.errors import error_against_evaluations, local_error
 from workbench.views.export import save
 from workbench.views.grid import cell_at, data_uri, difference, image_grid, png
 from workbench.views.motion import motion, principal
 from workbench.views.points import Density, nearest, particles, points_image
+from workbench.views.precision import precision_curve
 from workbench.views.quality import quality, sampler_map
 from workbench.views.schedule import log_snr, plan_table, schedules
+from workbench.views.stability import stability_regions
 from workbench.views.style import colors
 from workbench.views.targets import target_distance, target_diversity
 from workbench.views.trajectory import film_strip, target_grid_strip
@@ -20,9 +23,11 @@ __all__ = [
     "colors",
     "data_uri",
     "difference",
+    "error_against_evaluations",
     "error_curve",
     "film_strip",
     "image_grid",
+    "local_error",
     "log_snr",
     "loss_curves",
     "motion",
@@ -32,12 +37,14 @@ __all__ = [
     "plan_table",
     "png",
     "points_image",
+    "precision_curve",
     "principal",
     "quality",
     "sampler_map",
     "save",
     "schedules",
     "slope",
+    "stability_regions",
     "target_distance",
     "target_diversity",
     "target_grid_strip",

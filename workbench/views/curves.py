@@ -68,12 +68,12 @@ def error_curve(
     """Log-log figure of label -> [(steps, error), ...], with the slope of each in the legend.
 
     Args:
-        floor: the error that two draws of the data have, drawn as a line, or None.
+        floor: the error that two draws of the data have, drawn as a line, or None; points below twice that are not fitted.
     """
     figure = style.figure(title, x, y, height=400)
     palette = style.colors(errors)
     for label, pairs in errors.items():
-        order = slope(pairs)
+        order = slope([pair for pair in pairs if floor is None or pair[1] > 2 * floor])
         name = f"{label} (slope {order:.2f})".replace("-", "−") if math.isfinite(order) else label
         figure.add_trace(_curve([p[0] for p in pairs], [p[1] for p in pairs], name, palette[label]))
     every = sorted({steps for pairs in errors.values() for steps, _ in pairs})
