@@ -64,6 +64,22 @@ def orders() -> str:
     return sketch.svg(wb.views.error_curve(errors))
 
 
+def stability() -> str:
+    """Stability regions with and without momentum."""
+    from workbench.samplers.stability import stability_region
+
+    window = {"real": (-6.5, 0.7), "imag": 1.7, "points": 181}
+    chosen = {
+        "Euler": ("euler", {}),
+        "GHVB 1, β = 0.5": ("ghvb", {"order": 1, "beta": 0.5}),
+        "AB 2": ("ab", {"order": 2}),
+        "GHVB 2, β = 0.5": ("ghvb", {"order": 2, "beta": 0.5}),
+        "HB 2, β = 0.5": ("hb", {"order": 2, "beta": 0.5}),
+    }
+    regions = {label: stability_region(name, **window, **options) for label, (name, options) in chosen.items()}
+    return sketch.svg(wb.views.stability_regions(regions))
+
+
 Draw = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -111,7 +127,7 @@ def floors() -> Iterator[str]:
         yield f"| {name} | {where} | {' | '.join(cells)} |"
 
 
-FIGURES = {"schedules": schedules, "plan": plan, "paths": paths, "decided": decided, "orders": orders}
+FIGURES = {"schedules": schedules, "plan": plan, "paths": paths, "decided": decided, "orders": orders, "stability": stability}
 
 
 def main() -> None:

@@ -153,7 +153,8 @@ def _names(thing: Any) -> Iterator[str]:
     if isinstance(thing, str):
         yield from _named(thing)
     elif isinstance(thing, Plan):
-        yield from _known(thing.sampler, thing.schedule)
+        learned = ("fit_plan", thing.options.get("from")) if thing.sampler.startswith("lsd(") else ()
+        yield from _known(thing.sampler, thing.schedule, *learned)
         yield from _names(thing.path)
     elif isinstance(thing, Path):
         yield from _known(thing.name if thing.name in USES else "table")

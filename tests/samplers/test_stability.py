@@ -129,3 +129,22 @@ def test_what_has_no_region_is_said_in_a_sentence(call, says: str) -> None:
 def test_an_unknown_option_names_what_there_is() -> None:
     with pytest.raises(UnknownName, match="order"):
         stability("ab", [-1.0], oder=2)
+
+
+def test_what_momentum_gains_and_loses_of_the_region() -> None:
+    """The areas that the module's docstring states, on a grid of 0.02."""
+
+    def inside(sampler: str, **options: object) -> Tensor:
+        x, y = torch.arange(-7, 1, 0.02, dtype=torch.float64), torch.arange(-2, 2, 0.02, dtype=torch.float64)
+        z = torch.complex(*torch.meshgrid(x, y, indexing="ij"))
+        return stability(sampler, z, **options) <= 1 + 1e-9
+
+    disc = inside("ghvb", order=1, beta=1.0)
+    for beta, grown, lost in ((0.8, 1.5, 0.065), (0.5, 3.0, 0.22)):
+        region = inside("ghvb", order=1, beta=beta)
+        assert float(region.sum() / disc.sum()) == pytest.approx(grown, rel=0.02)
+        assert float((disc & ~region).sum() / disc.sum()) == pytest.approx(lost, abs=0.01)
+    for order in (2, 3, 4):
+        base, region = (inside("hb", order=order, beta=beta) for beta in (1.0, 0.5))
+        assert 4 <= float(region.sum() / base.sum()) <= 6.2
+        assert 0.15 < float((base & ~region).sum() / base.sum()) < 0.3

@@ -20,7 +20,9 @@ from workbench.views.stability import outline
 
 def rows(**slopes: float) -> list[dict]:
     return [
-        {"sampler": name, "schedule": "uniform", "nfe": n, "error": n**-order} for name, order in slopes.items() for n in (4, 8, 16)
+        {"sampler": name, "schedule": "uniform", "nfe": n, "error": n**-order}
+        for name, order in slopes.items()
+        for n in (4, 8, 16)
     ]
 
 
@@ -31,7 +33,9 @@ def region(**options: object) -> Region:
 PLANS = {"uniform": wb.plan("ddim", "linear", 4), "karras": wb.plan("ddim", "linear", 4, "karras")}
 ERRORS = {"uniform": [0.1, 0.1, 0.1, 0.1], "karras": torch.tensor([0.01, 0.02, 0.9, 0.07])}
 FIGURES = {
-    "stability_regions": lambda: views.stability_regions({"Euler": region(sampler="euler"), "AB2": region(sampler="ab", order=2)}),
+    "stability_regions": lambda: views.stability_regions(
+        {"Euler": region(sampler="euler"), "AB2": region(sampler="ab", order=2)}
+    ),
     "error_against_evaluations": lambda: views.error_against_evaluations(rows(heun=2, euler=1), floor=0.001),
     "local_error": lambda: views.local_error(PLANS, ERRORS),
     "local_error, log-SNR": lambda: views.local_error(PLANS, ERRORS, "log_snr"),
@@ -80,7 +84,10 @@ def test_slopes_are_fitted_above_the_floor() -> None:
 
 
 def test_the_title_names_the_best_at_a_number_of_evaluations() -> None:
-    assert "At 8 evaluations heun errs least: 0.016 (euler: 0.12)" in views.error_against_evaluations(rows(heun=2, euler=1)).layout.title.text
+    assert (
+        "At 8 evaluations heun errs least: 0.016 (euler: 0.12)"
+        in views.error_against_evaluations(rows(heun=2, euler=1)).layout.title.text
+    )
     assert "At 16 " in views.error_against_evaluations(rows(heun=2), at=16).layout.title.text
     with pytest.raises(UnknownName, match="number of evaluations"):
         views.error_against_evaluations(rows(heun=2), at=7)
@@ -89,11 +96,20 @@ def test_the_title_names_the_best_at_a_number_of_evaluations() -> None:
 def test_a_sampler_is_drawn_on_its_best_schedule_and_a_plan_averaged() -> None:
     found = [
         SimpleNamespace(sampler="ab", schedule=schedule, nfe=nfe, error=error)
-        for schedule, nfe, error in [("uniform", 4, 1.0), ("uniform", 4, 3.0), ("karras", 4, 5.0), ("uniform", 8, 2.0), ("karras", 8, 1.0)]
+        for schedule, nfe, error in [
+            ("uniform", 4, 1.0),
+            ("uniform", 4, 3.0),
+            ("karras", 4, 5.0),
+            ("uniform", 8, 2.0),
+            ("karras", 8, 1.0),
+        ]
     ]
     assert list(views.error_against_evaluations(found, by="sampler").data[0].y) == [2.0, 1.0]
     plans = views.error_against_evaluations(found)
-    assert {trace.name.split(" (")[0]: list(trace.y) for trace in plans.data} == {"ab, uniform": [2.0, 2.0], "ab, karras": [5.0, 1.0]}
+    assert {trace.name.split(" (")[0]: list(trace.y) for trace in plans.data} == {
+        "ab, uniform": [2.0, 2.0],
+        "ab, karras": [5.0, 1.0],
+    }
 
 
 def test_more_curves_than_colours_differ_in_their_dashes() -> None:
@@ -108,7 +124,7 @@ def test_a_level_spans_its_step() -> None:
     assert figure.layout.title.text == "karras: step 3 of 4 makes 90% of the local errors; uniform: none more than 25%"
     even = views.local_error({"uniform": PLANS["uniform"]}, ERRORS)
     assert even.layout.title.text == "Every step errs about alike"
-    assert list(views.local_error(PLANS, ERRORS, "log_snr").data[0].x)[0] == -9.0
+    assert views.local_error(PLANS, ERRORS, "log_snr").data[0].x[0] == -9.0
 
 
 @pytest.mark.parametrize(

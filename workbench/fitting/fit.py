@@ -232,7 +232,7 @@ def fit_plan(teacher: Denoiser, *settings: Any, **named: Any) -> Plan:
     >>> import workbench as wb
     >>> plan = fit_plan(wb.mixture([[1.0, 0.0]], [0.2]), 1, sampler="euler", n=32, iterations=10)
     >>> plan.sampler, [round(c, 3) for c in plan.stages[0].x.outputs]
-    ('lsd(euler)', [-0.8])
+    ('lsd(euler)', [1.0])
     """
     shown = False
     for progress in fitting(teacher, *settings, **named):

@@ -111,7 +111,7 @@ class Loss:
     def least_squares(self, theta: Tensor) -> Tensor:
         """Corrections (stages, columns) that take each state, in turn, nearest to the teacher's: one regression a stage."""
         unknowns, taught = self.unknowns, self.taught
-        grid, table = unknowns.unpack(self.own(theta))
+        _, table = unknowns.unpack(self.own(theta))
         targets = [*taught.fine.at(table[:-1, TO]), taught.end]
         corrections = torch.zeros_like(table)
         for i, target in enumerate(targets):

@@ -22,7 +22,7 @@ So the claim of arXiv 2307.11118 that the region grows as beta falls holds along
 order 1 little. It does not hold as a statement on sets: GHVB of order 1 is stable inside the ellipse with centre -(2 - beta) / beta,
 half width (2 - beta) / beta and half height 1. That is 3 times the area of Euler's disc at beta = 0.5, but 22 % of the disc, near the
 imaginary axis, is lost (7 % at 0.8); orders 2 and 3 lose 7 % and 3 % at 0.5, order 4 nothing that a grid of 600 x 142 sees; HB of
-order 2 to 4 at 0.5 gains 4 to 6 times the area and loses 18 to 28 %.
+order 2 to 4 at 0.5 has 4 to 6 times the area and loses 18 to 28 %.
 
 A corrector that costs no evaluation costs stability: `unipc` of order p with it has the region of `ab` of order p + 1.
 """
@@ -125,7 +125,7 @@ def stability_region(
 
     >>> region = stability_region("euler", points=11)
     >>> region.radius.shape, round(region.interval, 3)
-    (torch.Size([5, 11]), -2.0)
+    (torch.Size([4, 11]), -2.0)
     """
     points = check_count("points", points, 8, 2000)
     if not (real[0] < real[1] and imag > 0):

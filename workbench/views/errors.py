@@ -101,7 +101,9 @@ def local_error(
     levels = {label: [float(error) for error in errors.get(label, ())] for label in plans}
     for label, plan in plans.items():
         if len(levels[label]) != plan.steps:
-            raise WorkbenchError(f"{label} has {plan.steps} steps, but {len(levels[label])} errors were given: give one a step.")
+            raise WorkbenchError(
+                f"{label} has {plan.steps} steps, but {len(levels[label])} errors were given: give one a step."
+            )
     figure = style.figure(title or _heaviest(levels), against.TITLES[axis], "local error, relative to the state", height=380)
     palette = style.colors(plans)
     for label, plan in plans.items():

@@ -31,8 +31,12 @@ def fit_curve(reports: Sequence[tuple[int, float]], marks: Mapping[str, float] |
     palette = style.colors(["fitted", *(marks or {})])
     steps, errors = (list(values) for values in zip(*kept, strict=True))
     line, marker = {"color": palette["fitted"], "width": 2}, {"size": 6}
-    made.add_trace(go.Scatter(x=steps, y=errors, mode="lines+markers", name="fitted", line=line, marker=marker, showlegend=True))
+    made.add_trace(
+        go.Scatter(x=steps, y=errors, mode="lines+markers", name="fitted", line=line, marker=marker, showlegend=True)
+    )
     for name, error in (marks or {}).items():
         dotted = {"color": palette[name], "width": 1.5, "dash": "dot"}
-        made.add_trace(go.Scatter(x=[0, max(steps[-1], 1)], y=[error] * 2, mode="lines", name=f"{name}: {error:.3g}", line=dotted))
+        made.add_trace(
+            go.Scatter(x=[0, max(steps[-1], 1)], y=[error] * 2, mode="lines", name=f"{name}: {error:.3g}", line=dotted)
+        )
     return made.update_yaxes(type="log", exponentformat="power", nticks=6)

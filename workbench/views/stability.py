@@ -98,7 +98,9 @@ def _chains(links: dict[Edge, list[Edge]]) -> Iterator[list[Edge]]:
 def _title(intervals: Mapping[str, float]) -> str:
     farthest, nearest = (pick(intervals, key=intervals.get) for pick in (min, max))
     told = f"{farthest} is stable to {_number(intervals[farthest])} on the real axis"
-    return told if math.isclose(intervals[farthest], intervals[nearest]) else f"{told}, {nearest} to {_number(intervals[nearest])}"
+    return (
+        told if math.isclose(intervals[farthest], intervals[nearest]) else f"{told}, {nearest} to {_number(intervals[nearest])}"
+    )
 
 
 def _number(value: float) -> str:
