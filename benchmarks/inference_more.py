@@ -61,7 +61,7 @@ def parallel_lines() -> list[dict[str, Any]]:
         ("euler", 128, {}, {}),
         ("euler", 128, {}, {"window": 16}),
         ("euler", 128, {}, {"window": 16, "slide": False}),
-        ("euler", 128, {}, {"rule": "picard"}),
+        ("euler", 128, {}, {"rule": "rows"}),
         ("euler", 128, {}, {"rule": "jacobi"}),
         ("ddim", 128, {"eta": 1.0}, {}),
         ("heun", 64, {}, {}),

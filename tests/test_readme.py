@@ -38,7 +38,7 @@ def registries(home):
 
 
 def test_every_block_is_short_and_known():
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
     assert all(len(text.strip().splitlines()) < 15 for text in blocks("python"))
 
 
@@ -61,6 +61,13 @@ def test_the_sampler():
         wb.sample(teacher, 8, sampler=name, steps=4, **more) for name, more in (("churn", {"share": 0.0}), ("ddim", {}))
     )
     assert torch.allclose(straight, plain)
+
+
+def test_the_learned_plan():
+    names: dict = {"wb": wb, "teacher": wb.load("eight_gaussians")}
+    exec(compile(block("wb.fit_plan(").replace("seconds=20", "n=64, iterations=5"), "README.md", "exec"), names)
+    assert names["plan"].sampler == "lsd(dpmpp_2m)" and names["plan"].evaluations == 4 and len(names["times"]) == 9
+    assert type(names["scheduler"]).__name__ == "PlanScheduler" and names["x"].shape == (16, 2)
 
 
 def test_the_recipe():

@@ -62,7 +62,7 @@ def parallel_run(
     index: Sequence[int] | None = None,
     window: int | None = None,
     tolerance: float = 1e-3,
-    rule: str = "rows",
+    rule: str | None = None,
     slide: bool = True,
 ) -> Iterator[Sweep]:
     """Run a plan parallel in time, yielding a `Sweep` a round: fewer sequential rounds than stages, the same samples.
@@ -75,7 +75,8 @@ def parallel_run(
         window: stages in flight, all by default; 1 is `run`, bit for bit.
         tolerance: change below which a guess is accepted, in units of sqrt(alpha^2 + sigma^2); 0 waits until nothing changes.
             (ParaDiGMS measures by the variance of the noise, which is none on clean data.)
-        rule: "rows" for any plan; "picard" and "jacobi" for plans of one step (no history, no helper points).
+        rule: "rows" for any plan; "picard" and "jacobi" for plans of one step (no history, no helper points). By default
+            "picard" for those without noise, "rows" for all others, which is what takes fewer rounds.
         slide: the window moves past accepted entries (ParaDiGMS); False finishes a window before the next begins:
             Gauss-Seidel over segments in time, the rule inside each.
 
@@ -83,9 +84,9 @@ def parallel_run(
         WorkbenchError: for an unknown rule, a rule that the plan cannot use, a plan of several models, or as `run`.
 
     Source: ParaDiGMS, arXiv 2305.16317, algorithm 1; segments after GS-Jacobi, arXiv 2505.12849.
-    Measured: 128 Euler steps take 12 rounds (791 evaluations) on moons, 4.4e-5 RMS from `run` (n = 256), and 15 rounds (808) on
-    the digits teacher, 9.1e-5 RMS (n = 16); with a window of 16, 21 and 18 rounds (303 and 253). Heun's 127 stages take 12
-    and 15 rounds, 128 stages of DDIM with eta 1 take 23 and 26; "jacobi" alone saves nothing (seed 0, benchmarks/inference_more.py).
+    Measured: 128 Euler steps take 11 rounds (790 evaluations) on moons, 4.4e-5 RMS from `run` (n = 256), and 14 rounds (807) on
+    the digits teacher, 9.1e-5 RMS (n = 16); with a window of 16, 20 and 17 rounds (302 and 252). Heun's 127 stages take 18
+    and 17 rounds, 128 of DDIM with eta 1 take 23 and 26; "jacobi" saves nothing on Euler (seed 0, benchmarks/inference_more.py).
 
     >>> import workbench as wb
     >>> teacher = wb.load("moons")
@@ -94,6 +95,9 @@ def parallel_run(
     >>> last.i < 32
     True
     """
+    if rule is None:
+        plain = all(_one_step(stage) and not stage.x.noise for stage in fixed(plan).stages)
+        rule = "picard" if plain else "rows"
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
     if fixed(plan).models > 1:

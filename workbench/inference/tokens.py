@@ -89,7 +89,7 @@ class PartialDiT:
         WorkbenchError: for a model with another network, or one of two times.
 
     Measured: the next Fashion class from the same noise, 20.8 of 28 evaluations, 0.11 RMS from the full run; a network of 49 tokens
-    saves no CPU time by it (0.99 of the full run's; n = 8, seed 0, benchmarks/inference_more.py).
+    saves no CPU time by it (1.04 of the full run's; n = 8, seed 0, benchmarks/inference_more.py).
 
     Source: RegionE, arXiv 2510.25590 (cached keys and values of what is not edited).
     """

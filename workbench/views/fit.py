@@ -11,11 +11,13 @@ from workbench.errors import WorkbenchError
 from workbench.views import style
 
 
-def fit_curve(reports: Sequence[tuple[int, float]], marks: Mapping[str, float] | None = None) -> go.Figure:
+def fit_curve(
+    reports: Sequence[tuple[int, float]], marks: Mapping[str, float] | None = None, color: str | None = None
+) -> go.Figure:
     """Figure of the error at each report of a fit, with errors to beat as dotted lines.
 
     Args:
-        reports: (iteration, RMS distance to the fine solution on held-out noise), in order. marks: name -> error to compare with.
+        reports: (iteration, RMS distance to the fine solution on held-out noise), in order. marks: name -> error to compare with. color: "#rrggbb" of the curve.
 
     Raises:
         WorkbenchError: if there is no report with a finite error above 0.
@@ -30,7 +32,7 @@ def fit_curve(reports: Sequence[tuple[int, float]], marks: Mapping[str, float] |
     made = style.figure(title, "iteration of the optimiser", "RMS error on held-out noise", height=300)
     palette = style.colors(["fitted", *(marks or {})])
     steps, errors = (list(values) for values in zip(*kept, strict=True))
-    line, marker = {"color": palette["fitted"], "width": 2}, {"size": 6}
+    line, marker = {"color": color or palette["fitted"], "width": 2}, {"size": 6}
     made.add_trace(
         go.Scatter(x=steps, y=errors, mode="lines+markers", name="fitted", line=line, marker=marker, showlegend=True)
     )

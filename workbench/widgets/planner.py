@@ -26,6 +26,19 @@ RANGES = {
     "power": (1.0, 12.0, 0.5),
     "shift": (0.25, 12.0, 0.25),
 }
+# Options that take one of a few words.
+CHOICES = {
+    "solver_type": ("midpoint", "heun"),
+    "second_diff": ("full", "half"),
+    "final": ("x0", "full"),
+    "variant": ("bh1", "bh2"),
+    "kind": ("x0", "eps"),
+    "start": ("plms", "prk"),
+    "variance": ("small", "large", "gaussian"),
+    "variable": ("t", "rho", "log_snr"),
+    "dense": ("both", "noise"),
+    "table": ("sd15", "sdxl", "svd"),
+}
 MOST_STEPS = 100
 
 
@@ -74,6 +87,8 @@ class PlanControls(ipw.VBox):
         kept = {name: control for name, control in self.options.items() if name in wanted}
         self._defaults, self.options = wanted, {}
         for name, default in wanted.items():
+            if name == "windows":  # of restart: a list of four numbers each, for code
+                continue
             if name not in kept:
                 kept[name] = _control(name, default)
                 kept[name].observe(lambda _: self._notify(), "value")
@@ -88,17 +103,19 @@ def _defaults(function: Callable, names: list[str]) -> dict[str, Any]:
 
 def _control(name: str, default: Any) -> ipw.Widget:
     words = name.replace("_", " ")
-    if name == "variable":
+    if name == "variable" and default is None:
         return ipw.Dropdown(options=[("by the path", ""), ("t", "t"), ("rho", "rho")], description=words, **LOOK)
     if name in RANGES:
         low, high, step = RANGES[name]
         return ipw.FloatSlider(float(default), min=low, max=high, step=step, description=words, readout_format=".2f", **LOOK)
+    if name in CHOICES:
+        return ipw.Dropdown(options=CHOICES[name], value=default, description=words, **LOOK)
     if isinstance(default, bool):
         return ipw.Checkbox(default, description=words, indent=True, **LOOK)
     if isinstance(default, float):
         return ipw.FloatText(default, description=words, **LOOK)
-    if isinstance(default, int) or name == "timesteps":
-        return ipw.IntText(default or 0, description=words, tooltip="0 leaves it to the path", **LOOK)
+    if isinstance(default, int) or name in ("timesteps", "order"):
+        return ipw.IntText(default or 0, description=words, tooltip="0 leaves it to the path or the sampler", **LOOK)
     return ipw.Text("" if default is None else str(default), description=words, **LOOK)
 
 
