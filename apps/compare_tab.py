@@ -11,8 +11,7 @@ import gradio as gr
 
 from apps import details, links, live, pages, session, viewer
 from apps.live import MOST_COLUMNS
-from apps.session import ANY, MOST_STEPS, NONE, OWN, Setup
-from workbench import schedules
+from apps.session import ANY, MOST_STEPS, NONE, Setup
 from workbench.errors import WorkbenchError
 from workbench.samplers import SAMPLERS
 
@@ -38,8 +37,8 @@ class Contender:
         return [self.model, self.sampler, self.schedule, self.steps, self.guidance]
 
 
-def build(demo: gr.Blocks, idle_seconds: float) -> None:
-    """Lay the tab out and connect it; to be called inside `gr.Blocks`."""
+def build(demo: gr.Blocks, idle_seconds: float, tab: gr.Tab) -> None:
+    """Lay `tab` out and connect it; to be called inside it."""
     setup = links.opening(next(iter(session.spaces())))
     shown = gr.State(None, time_to_live=idle_seconds)
     with gr.Row(elem_id="asked"):
@@ -79,7 +78,7 @@ def build(demo: gr.Blocks, idle_seconds: float) -> None:
         texts = details.build(parts)
 
     running = start.click(functools.partial(live.generate, parts), [shown, *asked], parts.all, api_name="generate", **_heavy())
-    followed = [label, count, seed, *(control for c in contenders for control in c.controls[1:])]
+    followed = [label, count, seed, *(control for c in contenders for control in c.controls[1:] if control is not c.schedule)]
     follow = functools.partial(live.live, parts)
     common: dict[str, Any] = {"concurrency_id": LIGHT, "concurrency_limit": 8, "show_progress": "hidden"}
 
@@ -100,8 +99,12 @@ def build(demo: gr.Blocks, idle_seconds: float) -> None:
     redraw(preset.input(_preset, [where, preset], [number, *settings], **_light()).then)
     for c in contenders:
         redraw(c.model.input(_own, [where, c.model], [*c.controls[1:], c.note], **_light()).then)
-        for control in c.controls[1:]:
+        redraw(c.schedule.input(_saved_steps, [where, *c.controls], [c.steps, c.note], **_light()).then)
+        for control in (c.sampler, c.steps, c.guidance):
             control.input(_describe, [where, *c.controls], c.note, trigger_mode="always_last", **_light())
+
+    offered = [part for c in contenders for part in (c.model, c.schedule)]
+    tab.select(_offer, [where, *offered], [c.schedule for c in contenders], **_light())
 
     opened = gr.State(None)
     controls = [opened, message, where, preset, label, count, seed, number, *settings]
@@ -139,7 +142,11 @@ def _contender(space: str, place: int, setting: session.Setting) -> Contender:
         with gr.Accordion("Sampler and schedule", open=False, elem_classes="how"), gr.Row():
             sampler = gr.Dropdown(list(SAMPLERS), value=setting.sampler, label="Sampler", filterable=False, min_width=100)
             schedule = gr.Dropdown(
-                [OWN, *schedules.NAMES], value=setting.schedule, label="Schedule", filterable=False, min_width=100
+                session.schedules_of(space, setting.model),
+                value=setting.schedule,
+                label="Schedule",
+                filterable=False,
+                min_width=100,
             )
         note = gr.HTML(_describe(space, *setting), elem_classes="note", container=False, padding=False)
         picture = viewer.picture(place)
@@ -169,7 +176,27 @@ def _own(space: str, model: str) -> list[Any]:
         setting = session.own_setting(session.entry_of(space, model))
     except WorkbenchError as error:
         return [gr.skip()] * 4 + [pages.note(str(error), wrong=True)]
-    return [*setting[1:], _describe(space, *setting)]
+    return [*_values(space, setting), _describe(space, *setting)]
+
+
+def _values(space: str, setting: session.Setting) -> list[Any]:
+    """A setting as values of the four controls below its model."""
+    offered = gr.update(choices=session.schedules_of(space, setting.model), value=setting.schedule)
+    return [setting.sampler, offered, setting.steps, setting.guidance]
+
+
+def _offer(space: str, *pairs: Any) -> list[Any]:
+    """The schedules of each column again: a plan may have been saved since."""
+    return [
+        gr.update(choices=session.schedules_of(space, model), value=schedule)
+        for model, schedule in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+
+
+def _saved_steps(space: str, model: Any, sampler: Any, schedule: Any, steps: Any, guidance: Any) -> list[Any]:
+    """A saved plan brings its number of steps."""
+    steps = session.steps_of(schedule, steps)
+    return [steps, _describe(space, model, sampler, schedule, steps, guidance)]
 
 
 def _other_seed(by: int, seed: Any) -> Any:
@@ -201,7 +228,7 @@ def _settings(space: str, columns: tuple[session.Setting, ...]) -> list[Any]:
     made = []
     for place, setting in enumerate(four):
         shown = gr.update(visible=place < len(columns))
-        made += [gr.update(choices=names, value=setting.model), *setting[1:], _describe(space, *setting), shown]
+        made += [gr.update(choices=names, value=setting.model), *_values(space, setting), _describe(space, *setting), shown]
     return made
 
 

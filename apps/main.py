@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from apps import compare_tab, session, viewer
+from apps import compare_tab, schedules_tab, session, viewer
 from apps.theme import CSS, theme
 from workbench.errors import WorkbenchError
 
@@ -27,7 +27,11 @@ def build() -> gr.Blocks:
     """The page, not yet served; nothing is trained, measured or loaded from disk but the cards."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800), fill_width=True) as demo:
         viewer.page_head(TITLE, INTRO)
-        compare_tab.build(demo, IDLE_SECONDS)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Compare", id="compare") as tab:
+                compare_tab.build(demo, IDLE_SECONDS, tab)
+            with gr.Tab("Schedules", id="schedules") as tab:
+                schedules_tab.build(tab, IDLE_SECONDS)
     demo.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return demo
 
@@ -37,7 +41,7 @@ def settings() -> dict:
     return {
         "theme": theme(),
         "css_paths": [CSS],
-        "head": viewer.head(),
+        "head": viewer.head() + schedules_tab.head(),
         "footer_links": [],
         "run_history": False,  # else Gradio keeps every picture in the browser, and each change costs more than the one before
         "state_session_capacity": SESSIONS,

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from workbench import schedules, zoo
+from workbench import plans, schedules, zoo
 from workbench.compare import Column
 from workbench.errors import WorkbenchError, check_count, unknown
 from workbench.samplers import SAMPLERS
@@ -148,6 +148,31 @@ def class_names(space: str) -> list[str]:
     return named if len(named) == count else [f"class {k}" for k in range(count)]
 
 
+def saved(space: str, model: str) -> list[str]:
+    """The user's own plans on this model's path, as schedules: `saved:NAME`."""
+    try:
+        entry = entry_of(space, model)
+        found = (
+            plans.names((entry.card or {}).get("path") or load(entry.name).path) if any(plans.folder().glob("*.json")) else []
+        )
+    except WorkbenchError:  # a path of its own, which no stored plan is on
+        return []
+    return [plans.SAVED + name for name in found]
+
+
+def schedules_of(space: str, model: str) -> list[str]:
+    """What a column's schedule may be."""
+    return [OWN, *schedules.NAMES, *saved(space, model)]
+
+
+def steps_of(schedule: Any, steps: Any) -> Any:
+    """The number of steps that a schedule asks for, if it is a saved one; else the number given."""
+    try:
+        return plans.load(schedule.removeprefix(plans.SAVED).strip()).steps if plans.is_saved(schedule) else steps
+    except WorkbenchError:
+        return steps
+
+
 def is_image(space: str) -> bool:
     """Whether the samples of a space are images (else points)."""
     return len(picture_shape_of(spaces()[space][0])) == 3
@@ -189,9 +214,12 @@ def _setting(space: str, column: Sequence[Any]) -> Setting:
     entry_of(space, _short(model))
     if _not_among(sampler, SAMPLERS):
         raise unknown("sampler", _short(sampler), SAMPLERS)
-    if _not_among(schedule, [OWN, *schedules.NAMES]):
-        raise unknown("schedule", _short(schedule), [OWN, *schedules.NAMES])
     steps = check_count("steps", steps, 1, MOST_STEPS)
+    if plans.is_saved(schedule):
+        name = schedule.removeprefix(plans.SAVED).strip()
+        plans.check_steps(name, plans.load(name), steps)
+    elif _not_among(schedule, [OWN, *schedules.NAMES]):
+        raise unknown("schedule", _short(schedule), [OWN, *schedules.NAMES])
     number = guidance if isinstance(guidance, int | float) and not isinstance(guidance, bool) else math.nan
     if not GUIDANCE[0] <= number <= GUIDANCE[1]:
         raise WorkbenchError(
@@ -225,5 +253,7 @@ def describe(space: Any, setting: Sequence[Any]) -> str:
     whole = own_setting(entry)[3:] == (own.steps, own.guidance)  # else the controls cannot say it
     if whole and any(checked == known for _, known in _measured(entry)):
         return "Its own plan for this step count"
+    if plans.is_saved(checked.schedule) and plans.is_learned(plans.load(checked.schedule.removeprefix(plans.SAVED))):
+        return f"Runs the {checked.schedule} plan as it was learned, whatever the sampler"
     scale = f", guidance {own.guidance:g}" if own.guidance != 1 else ""
     return f"Changed; its own: {own.sampler}, {own.steps} step{'s' * (own.steps != 1)}{scale}"

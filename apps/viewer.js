@@ -411,6 +411,7 @@
     ArrowLeft: () => nudge(-1), ArrowRight: () => nudge(1), "?": () => document.getElementById("keys")?.showModal() };
 
   document.addEventListener("keydown", (event) => {
+    if (document.getElementById("generate")?.offsetParent === null && event.key !== "?") return; // another tab is open
     const typing = event.target.closest?.("input:not([type=range], [type=radio], [type=checkbox]), textarea, select, [contenteditable], [role=listbox], dialog");
     const moves = event.key.length > 1 && event.target.closest?.("input, [role=tab]"); // arrows belong to what has the focus
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return press("generate");

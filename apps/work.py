@@ -174,6 +174,12 @@ def density(space: str, label: str, size: int = 120) -> Density | None:
     return Density(axis.numpy(), axis.numpy(), z.reshape(size, size).numpy())
 
 
+def forget() -> None:
+    """Work plans out again: a saved one has changed."""
+    for known in (columns_of, field, one_sample, _kept):
+        known.cache_clear()
+
+
 class Pace:
     """Says which frames to draw: all of a short plan; of a long one those that a person can tell apart."""
 

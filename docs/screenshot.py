@@ -49,6 +49,15 @@ def show(page: Page, tab: str) -> None:
     page.wait_for_timeout(1500)
 
 
+def fitted(page: Page) -> None:
+    """The other tab of the app, after a plan has learned."""
+    page.get_by_role("tab", name="Schedules", exact=True).click()
+    page.wait_for_selector("#plan-said [data-done='1']")
+    page.click("#fit")
+    page.wait_for_selector("#fit-said [data-done='1']")
+    page.wait_for_timeout(1500)
+
+
 def photograph(page: Page, path: Path, whole: bool = False) -> None:
     """A picture of 256 colours: a third of the size, and nothing is lost that matters."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +78,10 @@ def for_the_site(browser: Browser, url: str) -> None:
     page.wait_for_timeout(500)
     photograph(page, HERE / "screenshots" / "plane.png")
     page.close()
+    page = opened(browser, url, PLANE, height=1100)
+    fitted(page)
+    photograph(page, HERE / "screenshots" / "schedules.png", whole=True)
+    page.close()
 
 
 def for_a_reviewer(browser: Browser, url: str, folder: Path) -> None:
@@ -79,6 +92,8 @@ def for_a_reviewer(browser: Browser, url: str, folder: Path) -> None:
             for tab in TABS:
                 show(page, tab)
                 photograph(page, folder / f"{width}-{theme}-{tab.split()[0].lower()}.png", whole=True)
+            fitted(page)
+            photograph(page, folder / f"{width}-{theme}-schedules.png", whole=True)
             page.close()
 
 

@@ -1,4 +1,4 @@
-"""What every test shares: two threads, no network, a home of its own, and the two things a machine may lack."""
+"""What every test shares: two threads in all, no network, a home of its own, and the two things a machine may lack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _HOME = tempfile.TemporaryDirectory(prefix="workbench-tests-", ignore_cleanup_er
 def pytest_configure() -> None:
     """Set here and not in a fixture, so that doctests, notebook kernels and subprocesses get the same."""
     os.environ["WORKBENCH_HOME"] = _HOME.name
-    for name, value in {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}.items():
+    threads = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))  # two processes of one thread each, under xdist
+    for name, value in {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}.items():
         os.environ.setdefault(name, value)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

@@ -4,6 +4,7 @@ from workbench.views.animation import Field, particles_animated
 from workbench.views.curves import bars, error_curve, loss_curves, slope
 from workbench.views.errors import error_against_evaluations, local_error
 from workbench.views.export import save
+from workbench.views.fit import fit_curve
 from workbench.views.grid import cell_at, data_uri, difference, image_grid, png
 from workbench.views.motion import motion, principal
 from workbench.views.points import Density, nearest, particles, points_image
@@ -26,6 +27,7 @@ __all__ = [
     "error_against_evaluations",
     "error_curve",
     "film_strip",
+    "fit_curve",
     "image_grid",
     "local_error",
     "log_snr",
