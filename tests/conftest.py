@@ -16,7 +16,9 @@ _HOME = tempfile.TemporaryDirectory(prefix="workbench-tests-", ignore_cleanup_er
 def pytest_configure() -> None:
     """Set here and not in a fixture, so that doctests, notebook kernels and subprocesses get the same."""
     os.environ["WORKBENCH_HOME"] = _HOME.name
-    threads = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))  # two processes of one thread each, under xdist
+    threads = max(
+        1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    )  # two processes of one thread each, under xdist
     for name, value in {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}.items():
         os.environ.setdefault(name, value)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
