@@ -268,7 +268,7 @@ def test_doctor_reports_a_damaged_model(capsys, at_home):
         ("catalog --dbug", "did you mean '--debug'?"),
         ("catalog moons moons", "'moons' is one word too many"),
         ("sample mons", "did you mean 'moons'?"),
-        ("sample moons --sampler ddmi", "did you mean 'ddim'?"),
+        ("sample moons --sampler ddimm", "did you mean 'ddim'?"),
         ("sample moons --schedule karas", "did you mean 'karras'?"),
         ("sample moons --set variabel=t", "did you mean 'variable'?"),
         ("sample moons --set steps=3", "write --steps"),

@@ -55,6 +55,7 @@ class AtTimes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, grid: Tensor, build: Callable[[list[float]], Tensor]) -> Tensor:
+        """The table at these times, and its slopes by central differences for the way back."""
         times, slopes = grid.tolist(), []
         for j in range(1, len(times) - 1) if ctx.needs_input_grad[0] else ():
             h = STEP * min(times[j - 1] - times[j], times[j] - times[j + 1])
@@ -66,6 +67,7 @@ class AtTimes(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient with respect to the times."""
         inner = torch.einsum("jsc,sc->j", ctx.slopes, gradient)
         end = inner.new_zeros(1)
         return torch.cat([end, inner, end]), None
