@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,8 @@ def _control(name: str, default: Any) -> ipw.Widget:
         return ipw.Dropdown(options=CHOICES[name], value=default, description=words, **LOOK)
     if isinstance(default, bool):
         return ipw.Checkbox(default, description=words, indent=True, **LOOK)
+    if default == math.inf:  # which JSON has no word for
+        return ipw.FloatText(0.0, description=words, tooltip="0 leaves it open", **LOOK)
     if isinstance(default, float):
         return ipw.FloatText(default, description=words, **LOOK)
     if isinstance(default, int) or name in ("timesteps", "order"):
@@ -120,8 +123,8 @@ def _control(name: str, default: Any) -> ipw.Widget:
 
 
 def _given(name: str, control: ipw.Widget, default: Any) -> bool:
-    """Whether a control says something that its default does not; empty fields and a count of 0 stand for None."""
-    return control.value != default and not (default is None and control.value in ("", 0, None))
+    """Whether a control says something that its default does not; empty fields and 0 stand for None and for no limit."""
+    return control.value != default and not (default in (None, math.inf) and control.value in ("", 0, None))
 
 
 class Planner(ipw.VBox):
