@@ -13,9 +13,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served():
-    """The app, served: (demo, url)."""
+    """The app, served: (demo, url); closed after the app's tests, since its threads would slow every small step of the others."""
     from apps import main
 
     demo = main.build()

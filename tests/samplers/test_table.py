@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 
 import pytest
 import torch
@@ -49,16 +48,6 @@ def test_only_outputs_that_outlive_their_state_are_converted() -> None:
     assert (
         sum(move.convert is not None for move in moves) == 3
     )  # not the first, whose state is saved; not the fifth, used once; the last is x0
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_plan_of_a_thousand_steps_is_built_at_once(sampler: str) -> None:
-    taken = []
-    for _ in range(3):
-        began = time.thread_time()
-        wb.plan(sampler, "vp", 1000)
-        taken.append(time.thread_time() - began)
-    assert min(taken) < 0.2  # a quarter of this on an idle core: benchmarks/plans.py measures it
 
 
 def test_a_run_keeps_no_more_states_the_longer_it_is() -> None:

@@ -36,7 +36,7 @@ def error_against_evaluations(
     Raises:
         WorkbenchError: if there is no row with a finite error above 0, or a row lacks a field.
     """
-    found = [_fields(row) for row in rows]
+    found = [_read(row) for row in rows]
     kept = [row for row in found if math.isfinite(row[3]) and row[3] > 0]
     if not kept:
         raise WorkbenchError("there is no error to draw: give rows with sampler, schedule, nfe and a finite error above 0.")
@@ -62,7 +62,7 @@ def error_against_evaluations(
     return figure
 
 
-def _fields(row: Any) -> tuple[str, str, int, float]:
+def _read(row: Any) -> tuple[str, str, int, float]:
     names = ("sampler", "schedule", "nfe", "error")
     try:
         sampler, schedule, nfe, error = (row[name] if isinstance(row, Mapping) else getattr(row, name) for name in names)
