@@ -9,7 +9,7 @@ import torch
 
 import workbench as wb
 from workbench.errors import UnknownName, WorkbenchError
-from workbench.precision import Precision, Rounded, precision, precision_steps, rounded, rounded_run
+from workbench.precision import PrecisionStudy, Rounded, precision, precision_steps, rounded, rounded_run
 from workbench.samplers.run import initial_noise
 from workbench.views.precision import precision_curve
 
@@ -133,7 +133,7 @@ def test_safe_bits_are_those_from_which_all_are() -> None:
         return Rounded(bits, high, high, high, (), 0.0, 0.0, 0.0, 0.0)
 
     def safe(*rows: Rounded) -> int | None:
-        return Precision(rows, 0.1, 64, 0, "nearest", ("state",), "").safe
+        return PrecisionStudy(rows, 0.1, 64, 0, "nearest", ("state",), "").safe
 
     assert safe(row(4, 3.0), row(16, 1.0), row(8, 1.1)) == 8
     assert safe(row(16, 1.0), row(8, 1.2), row(4, 1.0)) == 16

@@ -54,7 +54,7 @@ class Rounded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Precision:
+class PrecisionStudy:
     """What `precision` returns.
 
     Attributes:
@@ -175,7 +175,7 @@ def precision(
     n: int = 2048,
     seed: int = 0,
     cond: Any = None,
-) -> Precision:
+) -> PrecisionStudy:
     """Run a plan at reduced precision and say from how many bits on its samples cannot be told from exact ones.
 
     Args:
@@ -205,7 +205,7 @@ def precision_steps(
     n: int = 2048,
     seed: int = 0,
     cond: Any = None,
-) -> Iterator[Precision]:
+) -> Iterator[PrecisionStudy]:
     """As `precision`, but yielding what is known after every number of bits."""
     n = check_count("n", n, 64, 100_000)
     if not bits:
@@ -250,7 +250,7 @@ def precision_steps(
                 float(gap.norm(dim=1).mean()),
             )
         )
-        yield Precision(tuple(rows), floor, n, seed, rounding, where, str(plan))
+        yield PrecisionStudy(tuple(rows), floor, n, seed, rounding, where, str(plan))
 
 
 def _w1(x: Tensor, y: Tensor) -> float:

@@ -11,13 +11,13 @@ from workbench.errors import WorkbenchError
 from workbench.views import style
 
 if TYPE_CHECKING:
-    from workbench.precision import Precision
+    from workbench.precision import PrecisionStudy
 
 FORMATS = {23: "float32", 10: "float16", 7: "bfloat16"}
 LIMIT = 1.1
 
 
-def precision_curve(found: Mapping[str, Precision], title: str | None = None) -> go.Figure:
+def precision_curve(found: Mapping[str, PrecisionStudy], title: str | None = None) -> go.Figure:
     """Figure of the ratio R against bits of significand, one curve with its 95 % interval a result, and the floor at 1.
 
     Args:
