@@ -8,6 +8,7 @@ itself, so that a seeded sample does not depend on the batch that it is drawn in
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ Visits = Generator[Visit, Tensor, Tensor]  # yields visits, receives x0 estimate
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(ABC):
     """A sampler without a table; run it with `workbench.run`, as a plan.
 
     Attributes:
@@ -57,9 +58,9 @@ class Policy:
     ceiling: int = 1000
     models = 1
 
+    @abstractmethod
     def stages(self, x: Tensor) -> Visits:
         """Go from states x (n, ...) at the first time to the last, asking on the way."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         extra = "".join(f", {key} {value}" for key, value in self.options.items())

@@ -31,17 +31,24 @@ def dpm_2(path: Path, times: list[float], r: float = 0.5) -> list[Stage]:
     Args:
         r: where the second evaluation is, as a part of the step in log-SNR; 0 < r <= 1.
     """
+    return _two_stages(path, times, r, "eps")
+
+
+def _two_stages(path: Path, times: list[float], r: float, kind: str) -> list[Stage]:
+    """A helper point at log_snr_s + r h, and a step through both outputs: on eps the state keeps its signal, on x0 its noise."""
     check_range("r", r, 0.01, 1.0, "the place of the second evaluation in the step")
+    eps = kind == "eps"
     steps, stages = steps_of(path, times), []
     for (s, t), m in zip(steps, between(path, steps, r), strict=True):
         if singular(s, t):
             stages.append(Stage(s.t, t.t, "x0", jump(s, t)))
             continue
-        h = t.log_snr - s.log_snr
-        weight = -t.sigma * math.expm1(h)
-        stages.append(Stage(s.t, m.t, "eps", Row(m.alpha / s.alpha, 0.0, (-m.sigma * math.expm1(r * h),)), base=SAVE_X))
+        h = (t.log_snr - s.log_snr) * (1 if eps else -1)
+        kept = [p.alpha / s.alpha if eps else p.sigma / s.sigma for p in (m, t)]
+        helper, weight = (-(p.sigma if eps else p.alpha) * math.expm1(part * h) for p, part in ((m, r), (t, 1.0)))
+        stages.append(Stage(s.t, m.t, kind, Row(kept[0], 0.0, (helper,)), base=SAVE_X))
         second = (weight / (2 * r), weight * (1 - 1 / (2 * r)))
-        stages.append(Stage(m.t, t.t, "eps", Row(0.0, t.alpha / s.alpha, second), inner=True))
+        stages.append(Stage(m.t, t.t, kind, Row(0.0, kept[1], second), inner=True))
     return stages
 
 
@@ -79,18 +86,7 @@ def dpmpp_2s(path: Path, times: list[float], r: float = 0.5) -> list[Stage]:
     Args:
         r: where the second evaluation is, as a part of the step in log-SNR; 0 < r <= 1.
     """
-    check_range("r", r, 0.01, 1.0, "the place of the second evaluation in the step")
-    steps, stages = steps_of(path, times), []
-    for (s, t), m in zip(steps, between(path, steps, r), strict=True):
-        if singular(s, t):
-            stages.append(Stage(s.t, t.t, "x0", jump(s, t)))
-            continue
-        h = t.log_snr - s.log_snr
-        stages.append(Stage(s.t, m.t, "x0", Row(m.sigma / s.sigma, 0.0, (-m.alpha * math.expm1(-r * h),)), base=SAVE_X))
-        weight = -t.alpha * math.expm1(-h)
-        second = (weight / (2 * r), weight * (1 - 1 / (2 * r)))
-        stages.append(Stage(m.t, t.t, "x0", Row(0.0, t.sigma / s.sigma, second), inner=True))
-    return stages
+    return _two_stages(path, times, r, "x0")
 
 
 def growth(h: float) -> float:
