@@ -118,7 +118,7 @@ def test_what_is_unknown_is_said_in_one_sentence():
 
 
 def test_cite_prints(capsys):
-    assert cite("heun", wb.recipes()[0]) is None
+    assert cite("heun", RECIPES["consistency"]) is None
     assert capsys.readouterr().out == bibtex("heun", "consistency", "pseudo-huber") + "\n"
 
 

@@ -43,6 +43,9 @@ REFERENCES: dict[str, Reference] = {
         "PixArt-α: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image Synthesis",
         "Chen, Junsong; Yu, Jincheng; Ge, Chongjian; Yao, Lewei; Xie, Enze; Wu, Yue; Wang, Zhongdao; Kwok, James; Luo, Ping; "
         "Lu, Huchuan; Li, Zhenguo", 2024, "2310.00426", ICLR),
+    "chen2025sanasprint": Reference(
+        "SANA-Sprint: One-Step Diffusion with Continuous-Time Consistency Distillation",
+        "Chen, Junsong; Xue, Shuchen; Zhao, Yuyang; Yu, Jincheng; Paul, Sayak; others", 2025, "2503.09641"),
     "detlefsen2022torchmetrics": Reference(
         "TorchMetrics - Measuring Reproducibility in PyTorch",
         "Detlefsen, Nicki Skafte; Borovec, Jiri; Schock, Justus; Jha, Ananya Harsh; Koker, Teddy; Di Liello, Luca; "
@@ -61,10 +64,22 @@ REFERENCES: dict[str, Reference] = {
         "Janati, Hicham; Rakotomamonjy, Alain; Redko, Ievgen; Rolet, Antoine; Schutz, Antony; Seguy, Vivien; "
         "Sutherland, Danica J.; Tavenard, Romain; Tong, Alexander; Vayer, Titouan", 2021,
         venue=JMLR, kind="article", more=(("volume", "22"), ("number", "78"), ("pages", "1--8"))),
+    "geng2025consistency": Reference(
+        "Consistency Models Made Easy",
+        "Geng, Zhengyang; Pokle, Ashwini; Luo, William; Lin, Justin; Kolter, J. Zico", 2025, "2406.14548", ICLR),
+    "geng2025mean": Reference(
+        "Mean Flows for One-step Generative Modeling",
+        "Geng, Zhengyang; Deng, Mingyang; Bai, Xingjian; Kolter, J. Zico; He, Kaiming", 2025, "2505.13447", NIPS),
     "gretton2012kernel": Reference(
         "A Kernel Two-Sample Test",
         "Gretton, Arthur; Borgwardt, Karsten M.; Rasch, Malte J.; Schölkopf, Bernhard; Smola, Alexander", 2012,
         venue=JMLR, kind="article", more=(("volume", "13"), ("pages", "723--773"))),
+    "gu2023boot": Reference(
+        "BOOT: Data-free Distillation of Denoising Diffusion Models with Bootstrapping",
+        "Gu, Jiatao; Zhai, Shuangfei; Zhang, Yizhe; Liu, Lingjie; Susskind, Josh", 2023, "2306.05544"),
+    "guo2025splitmeanflow": Reference(
+        "SplitMeanFlow: Interval Splitting Consistency in Few-Step Generative Modeling",
+        "Guo, Yi; others", 2025, "2507.16884"),
     "heusel2017gans": Reference(
         "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
         "Heusel, Martin; Ramsauer, Hubert; Unterthiner, Thomas; Nessler, Bernhard; Hochreiter, Sepp", 2017, "1706.08500", NIPS),
@@ -85,6 +100,9 @@ REFERENCES: dict[str, Reference] = {
         "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models",
         "Kynkäänniemi, Tuomas; Aittala, Miika; Karras, Tero; Laine, Samuli; Aila, Timo; Lehtinen, Jaakko", 2024,
         "2404.07724", NIPS),
+    "lee2024improving": Reference(
+        "Improving the Training of Rectified Flows",
+        "Lee, Sangyun; Lin, Zinan; Fanti, Giulia", 2024, "2405.20320", NIPS),
     "lin2024common": Reference(
         "Common Diffusion Noise Schedules and Sample Steps are Flawed",
         "Lin, Shanchuan; Liu, Bingchen; Li, Jiashi; Yang, Xiao", 2024, "2305.08891",
@@ -95,6 +113,12 @@ REFERENCES: dict[str, Reference] = {
     "liu2023flow": Reference(
         "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
         "Liu, Xingchao; Gong, Chengyue; Liu, Qiang", 2023, "2209.03003", ICLR),
+    "liu2024instaflow": Reference(
+        "InstaFlow: One Step is Enough for High-Quality Diffusion-Based Text-to-Image Generation",
+        "Liu, Xingchao; Zhang, Xiwen; Ma, Jianzhu; Peng, Jian; Liu, Qiang", 2024, "2309.06380", ICLR),
+    "liu2025scott": Reference(
+        "SCott: Accelerating Diffusion Models with Stochastic Consistency Distillation",
+        "Liu, Hongjian; Xie, Qingsong; others", 2025, "2403.01505"),
     "lu2022dpm": Reference(
         "DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps",
         "Lu, Cheng; Zhou, Yuhao; Bao, Fan; Chen, Jianfei; Li, Chongxuan; Zhu, Jun", 2022, "2206.00927", NIPS),
@@ -104,6 +128,9 @@ REFERENCES: dict[str, Reference] = {
     "lu2025simplifying": Reference(
         "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", "Lu, Cheng; Song, Yang", 2025,
         "2410.11081", ICLR),
+    "luhman2021knowledge": Reference(
+        "Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed",
+        "Luhman, Eric; Luhman, Troy", 2021, "2101.02388"),
     "naeem2020reliable": Reference(
         "Reliable Fidelity and Diversity Metrics for Generative Models",
         "Naeem, Muhammad Ferjad; Oh, Seong Joon; Uh, Youngjung; Choi, Yunjey; Yoo, Jaejun", 2020, "2002.09797", ICML),
@@ -118,6 +145,18 @@ REFERENCES: dict[str, Reference] = {
     "peebles2023scalable": Reference(
         "Scalable Diffusion Models with Transformers", "Peebles, William; Xie, Saining", 2023, "2212.09748",
         "IEEE/CVF International Conference on Computer Vision"),
+    "ren2024hypersd": Reference(
+        "Hyper-SD: Trajectory Segmented Consistency Model for Efficient Image Synthesis",
+        "Ren, Yuxi; Xia, Xin; Lu, Yanzuo; Zhang, Jiacheng; Wu, Jie; Xie, Pan; Wang, Xing; Xiao, Xuefeng", 2024, "2404.13686", NIPS),
+    "sabour2025align": Reference(
+        "Align Your Flow: Scaling Continuous-Time Flow Map Distillation",
+        "Sabour, Amirmojtaba; Fidler, Sanja; Kreis, Karsten", 2025, "2506.14603", NIPS),
+    "tang2025imagefree": Reference(
+        "Image-Free Timestep Distillation via Continuous-Time Consistency with Trajectory-Sampled Pairs",
+        "Tang, Bao; Zhang, Shuai; Zhu, Yueting; Xiang, Jijun; Yang, Xin; Yu, Li; Liu, Wenyu; Wang, Xinggang", 2025, "2511.20410"),
+    "tong2025flow": Reference(
+        "Flow Map Distillation Without Data",
+        "Tong, Shangyuan; Ma, Nanye; Xie, Saining; Jaakkola, Tommi", 2025, "2511.19428"),
     "vonplaten2022diffusers": Reference(
         "Diffusers: State-of-the-Art Diffusion Models",
         "von Platen, Patrick; Patil, Suraj; Lozhkov, Anton; Cuenca, Pedro; Lambert, Nathan; Rasul, Kashif; "
@@ -144,6 +183,9 @@ REFERENCES: dict[str, Reference] = {
         "Energy Statistics: A Class of Statistics Based on Distances", "Székely, Gábor J.; Rizzo, Maria L.", 2013,
         venue="Journal of Statistical Planning and Inference", kind="article",
         more=(("volume", "143"), ("number", "8"), ("pages", "1249--1272"), ("doi", "10.1016/j.jspi.2013.03.018"))),
+    "wang2024phased": Reference(
+        "Phased Consistency Models",
+        "Wang, Fu-Yun; Huang, Zhaoyang; Bergman, Alexander William; others", 2024, "2405.18407", NIPS),
     "workbench": Reference(
         "workbench: a diffusion-distillation workbench", "{The workbench authors}", 2026,
         kind="misc", more=(("note", f"Python package, version {sys.modules['workbench'].__version__}"),)),
@@ -254,4 +296,10 @@ REFERENCES: dict[str, Reference] = {
     "zhao2023unipc": Reference(
         "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models",
         "Zhao, Wenliang; Bai, Lujia; Rao, Yongming; Zhou, Jie; Lu, Jiwen", 2023, "2302.04867", NIPS),
+    "zhu2024slimflow": Reference(
+        "SlimFlow: Training Smaller One-Step Diffusion Models with Rectified Flow",
+        "Zhu, Yuanzhi; Liu, Xingchao; Liu, Qiang", 2024, "2407.12718", "European Conference on Computer Vision"),
+    "zou2025dm1": Reference(
+        "DM1: MeanFlow with Dispersive Regularization for 1-Step Robotic Manipulation",
+        "Zou, Guowei; others", 2025, "2510.07865"),
 }  # fmt: skip

@@ -19,9 +19,13 @@ from workbench.distill.objectives.distributional import (
     ScoreGap,
 )
 from workbench.distill.objectives.flow_matching import FlowMatching
+from workbench.distill.objectives.maps import jump
 from workbench.distill.objectives.pairs import Store
-from workbench.distill.objectives.parts import L2, PseudoHuber, drop_labels, transfer
-from workbench.distill.objectives.pointwise import DiscreteConsistency, FromPairs, Grid, Pointwise, Straighten
+from workbench.distill.objectives.parts import L2, PseudoHuber, drop_labels
+from workbench.distill.objectives.pointwise import Pointwise
+from workbench.distill.objectives.starts import FromPairs
+from workbench.distill.objectives.targets import DiscreteConsistency
+from workbench.distill.objectives.times import Grid, Straighten
 from workbench.networks import new_network
 from workbench.teachers import mixture
 
@@ -81,7 +85,7 @@ def test_transfer_is_the_ddim_plan(path):
     noise = torch.randn(6, 2, dtype=torch.float64)
     frames = list(wb.run(wb.plan("ddim", path, schedule=[0.9, 0.5]), teacher, noise))
     t, s = torch.full((6,), 0.9, dtype=torch.float64), torch.full((6,), 0.5)
-    moved = transfer(teacher.path, frames[0].x, frames[0].target, t, s)
+    moved = jump(teacher.path, frames[0].x, frames[0].target, t, s)
     assert torch.allclose(moved, frames[-1].x, rtol=1e-12, atol=1e-12)
 
 
@@ -97,7 +101,7 @@ def test_discrete_consistency_has_the_euler_endpoint_as_its_fixed_point():
             row, k = row[None], round(float(time) * cells)
             for j in range(k, 0, -1):
                 start, stop = torch.tensor([j / cells]), torch.tensor([(j - 1) / cells])
-                row = transfer(teacher.path, row, teacher(row, float(start)), start, stop)
+                row = jump(teacher.path, row, teacher(row, float(start)), start, stop)
             out.append(row[0])
         return torch.stack(out)
 
@@ -113,16 +117,17 @@ def test_discrete_consistency_has_the_euler_endpoint_as_its_fixed_point():
 def test_grid_doubles():
     grid = Grid(8, 64)
     assert [grid.cells(p) for p in (0.0, 0.24, 0.26, 0.51, 0.76, 1.0)] == [8, 8, 16, 32, 64, 64]
-    t, s = grid(100, 1.0, step_rng(0, 0))
+    t, r, s = grid(100, 1.0, step_rng(0, 0))
+    assert not bool(s.any())
     assert (
-        torch.allclose(t - s, torch.full((100,), 1 / 64, dtype=torch.float64)) and float(t.max()) <= 1 and float(s.min()) >= 0
+        torch.allclose(t - r, torch.full((100,), 1 / 64, dtype=torch.float64)) and float(t.max()) <= 1 and float(r.min()) >= 0
     )
 
 
 def test_straighten_ends_on_pure_noise():
-    t, s = Straighten(0.4)(50, 0.5, step_rng(0, 0))
+    t, _, s = Straighten(0.4)(50, 0.5, step_rng(0, 0))
     assert bool((t == 1).all()) and bool((s == 0).all())
-    t, _ = Straighten(0.4)(50, 0.1, step_rng(0, 0))
+    t, _, _ = Straighten(0.4)(50, 0.1, step_rng(0, 0))
     assert float(t.min()) > 0 and float(t.std()) > 0.1
 
 
@@ -131,9 +136,9 @@ def test_reflow_loss_is_zero_on_straight_pairs():
     eps = torch.randn(16, 2, dtype=torch.float64)
     student = Network(nn.Identity(), "linear", "x0", (2,))
     student.__class__ = type("Half", (Network,), {"__call__": lambda self, x, t, cond=None: 0.5 * x})
-    bound = Pointwise(start=FromPairs(), times=Straighten(0.0), velocity=True).bind(mixture([[0.0, 0.0]], [0.5]), student)
+    bound = Pointwise(start=FromPairs(), times=Straighten(0.0), compare="velocity").bind(mixture([[0.0, 0.0]], [0.5]), student)
     bound.switches = Pointwise(
-        start=FromPairs(), times=Straighten(0.0), target=lambda teacher, student, point: point.x0, velocity=True
+        start=FromPairs(), times=Straighten(0.0), target=lambda teacher, student, point, rng: point.x0, compare="velocity"
     )
     bound.store = Store({"eps": eps, "x0": 0.5 * eps})
     loss, _ = bound.loss("student", Batch(None, None, 8, 0.5), step_rng(0, 0))

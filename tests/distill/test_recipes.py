@@ -18,7 +18,34 @@ from workbench.samplers import SAMPLERS
 
 TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2], labels=[0, 1])
 EVERY = pytest.mark.parametrize("name", sorted(RECIPES))
-SMALL = {"reflow": {"count": 64}, "consistency": {}, "dmd2": {"warmup": 2, "turns": 2}}
+PAIRS = [name for name, recipe in RECIPES.items() if getattr(getattr(recipe.objective, "start", None), "pairs", None)]
+SMALL = {name: {} for name in RECIPES} | {name: {"count": 64} for name in PAIRS} | {"dmd2": {"warmup": 2, "turns": 2}}
+PUBLISHED = [
+    "ayf",
+    "boot",
+    "cd",
+    "consistency",
+    "ct",
+    "ctm",
+    "dmd2",
+    "ect",
+    "freeflow",
+    "ict",
+    "instaflow",
+    "kd",
+    "lcm",
+    "meanflow",
+    "meanflow-dispersive",
+    "progressive",
+    "reflow",
+    "rfpp",
+    "scm",
+    "scott",
+    "slimflow",
+    "splitmeanflow",
+    "tbcm",
+    "tscd",
+]
 
 
 def last(**options):
@@ -32,7 +59,7 @@ def unlabelled():
 
 
 def test_every_recipe_says_what_it_is():
-    assert [recipe.name for recipe in wb.recipes()] == ["consistency", "dmd2", "reflow"]
+    assert [recipe.name for recipe in wb.recipes()] == PUBLISHED
     for recipe in wb.recipes():
         assert recipe.paper.startswith("arXiv ") and recipe.summary.endswith(".") and len(recipe.summary) > 40
         assert recipe.sampling.sampler in SAMPLERS and recipe.steps >= 100 and 0 < recipe.ema < 1
@@ -42,7 +69,7 @@ def test_every_recipe_says_what_it_is():
 
 
 def test_unknown_recipes_offer_the_nearest():
-    with pytest.raises(UnknownName, match=r"unknown recipe 'dmd': did you mean 'dmd2'\? Known: consistency, dmd2, reflow"):
+    with pytest.raises(UnknownName, match=r"unknown recipe 'dmd': did you mean 'dmd2'\? Known: ayf, boot, cd, consistency"):
         get("dmd")
 
 
@@ -97,7 +124,7 @@ def test_defaults_that_depend_on_the_problem():
 
 def test_given_options_win_over_the_defaults_for_points(tmp_path):
     progress = last(recipe="consistency", run=tmp_path, first=2, last=2)
-    assert progress.student.card["trained"]["objective"]["times"] == {"first": 2, "last": 2}
+    assert progress.student.card["trained"]["objective"]["times"] == {"first": 2, "last": 2, "rule": "doubling", "skip": 1}
 
 
 @EVERY
@@ -112,7 +139,7 @@ def test_each_recipe_makes_a_student_that_runs_its_own_plan(tmp_path, name):
     card = student.card
     assert (card["recipe"], card["paper"], card["role"], card["teacher"]) == (name, get(name).paper, "student", "mixture")
     assert (card["trained"]["steps"], card["trained"]["batch"], student.classes, card["seed"]) == (6, 16, 2, 0)
-    assert student.plan().sampler == get(name).sampling.sampler and student.plan().evaluations == 1
+    assert student.plan().sampler == get(name).sampling.sampler and student.plan().evaluations == get(name).sampling.steps
     drawn = wb.sample(student, 5, [0, 1, 0, 1, -1])
     assert drawn.shape == (5, 2) and torch.equal(drawn, wb.sample(progress.student, 5, [0, 1, 0, 1, -1]))
     assert torch.equal(drawn, progress.samples(5, [0, 1, 0, 1, -1])) and progress.metrics["paired_rms"] > 0
@@ -163,3 +190,31 @@ def test_a_recipe_that_needs_data_says_so(unlabelled, recipe, options):
 def test_a_start_that_does_not_fit(unlabelled):
     with pytest.raises(WorkbenchError, match="init must have the teacher's shape, classes and path"):
         distill(TEACHER, "consistency", init=unlabelled)
+
+
+@pytest.mark.parametrize("name", ["cd", "progressive", "freeflow"])
+def test_what_a_recipe_keeps_besides_its_student_is_resumed_bit_for_bit(tmp_path, name):
+    """The target net, the last stage of halving, the critic: an interrupted run ends where an unbroken one does."""
+    whole = last(recipe=name, run=tmp_path / "whole", **SMALL[name]).student
+    for _ in distill(TEACHER, name, steps=6, batch=16, run=tmp_path / "broken"):
+        break
+    broken = last(recipe=name, run=tmp_path / "broken", **SMALL[name]).student
+    for one, other in zip(whole.net.parameters(), broken.net.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_fresh_student_of_another_size(tmp_path):
+    student = last(recipe="slimflow", run=tmp_path, network={"width": 32, "depth": 1}, **SMALL["slimflow"]).student
+    assert (student.net.config.width, student.net.config.depth) == (32, 1)
+    with pytest.raises(WorkbenchError, match="network="):
+        distill(TEACHER, "slimflow", steps=1, network={"heigth": 3})
+
+
+def test_a_two_time_student_starts_as_its_teacher(unlabelled):
+    from workbench.networks import extended
+
+    torch.nn.init.normal_(unlabelled.net.head.weight, std=0.1)
+    net, x = extended(unlabelled.net, two_times=True), torch.randn(2, 1, 8, 8)
+    assert net.config.two_times and torch.equal(net(x, 0.7, None, 0.1), unlabelled.net(x, 0.7))
+    with pytest.raises(WorkbenchError, match="not one of our networks"):
+        extended(torch.nn.Linear(2, 2), two_times=True)

@@ -30,6 +30,7 @@ from workbench.student import make_card, save
 
 ANALYTIC_DRAWS = 100_000
 METRIC_SECONDS = 10.0
+CALM = 16.0  # highest angular frequency in time of a fresh network that an objective differentiates
 
 
 def distill(
@@ -43,6 +44,7 @@ def distill(
     init: Network | None = None,
     device: str | torch.device | None = None,
     name: str | None = None,
+    network: dict[str, int] | None = None,
     **options: Any,
 ) -> Iterator[Progress]:
     """Train a student of `teacher`; a generator of `Progress`, the last of which has `.student`.
@@ -56,6 +58,8 @@ def distill(
         steps, seconds: how long, whichever ends first; the recipe's own number of steps by default.
         init: start the student from this trained network instead of the teacher's (or of nothing).
         device: "cpu", "cuda", ...; an accelerator by default if there is one.
+        network: width, depth, ... of a student that starts from nothing, such as {"width": 32, "depth": 3}; by default it
+            is the teacher's own network where that is one.
         options: of the recipe, such as guidance, batch, lr, turns, count.
 
     Raises:
@@ -79,7 +83,7 @@ def distill(
         raise WorkbenchError(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
-    student, fresh = _new_student(teacher, init, seed)
+    student, fresh = _new_student(teacher, init, seed, chosen.objective, network or {})
     if isinstance(recipe, str):
         chosen = get(recipe).fitted(tuple(teacher.shape), fresh).configured(**options)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -109,7 +113,7 @@ def _distill(teacher, student, recipe, draw, folder, steps, seconds, seed, devic
         optim=recipe.optim, ema=recipe.ema, device=device,
     ):  # fmt: skip
         if progress.average is not None:
-            averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes)
+            averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes, student.two_times)
             averaged.sampling = sampling
             progress.samples = functools.partial(_samples, averaged)
             progress.metrics = measure(averaged, always=progress.stage == "done")
@@ -208,15 +212,23 @@ def _latent(teacher: Denoiser) -> dict[str, Any]:
         return {"latent": True, "picture_shape": None}
 
 
-def _new_student(teacher: Denoiser, init: Network | None, seed: int) -> tuple[Network, bool]:
+def _new_student(
+    teacher: Denoiser, init: Network | None, seed: int, objective: Any, size: dict[str, int]
+) -> tuple[Network, bool]:
     """A student that starts as `init` or the teacher, and False; or a fresh network of ours, and True."""
+    from workbench.networks import extended, new_network
+
+    two_times = getattr(objective, "two_times", False)
     source = init if init is not None else teacher
     net, classes = getattr(source, "net", None), int(getattr(teacher, "classes", 0) or 0)
     path = paths.get(teacher.path)
-    if isinstance(net, nn.Module) and hasattr(net, "config"):
+    if isinstance(net, nn.Module) and hasattr(net, "config") and not size:
         if tuple(source.shape) != tuple(teacher.shape) or source.classes != classes or source.path.name != path.name:
             raise WorkbenchError("init must have the teacher's shape, classes and path.")
-        return Network(copy.deepcopy(net).requires_grad_(True), path, source.kind, teacher.shape, classes), False
+        two_times = two_times or bool(getattr(source, "two_times", False))
+        ready = two_times == bool(getattr(source, "two_times", False))
+        net = copy.deepcopy(net) if ready else extended(net, two_times=True)
+        return Network(net.requires_grad_(True), path, source.kind, teacher.shape, classes, two_times), False
     try:
         paths.get(path.name)  # what the student's card will hold
     except WorkbenchError as error:
@@ -224,11 +236,14 @@ def _new_student(teacher: Denoiser, init: Network | None, seed: int) -> tuple[Ne
             f"the teacher's path, {path.name!r}, has no name that a student's card could hold: "
             "give the teacher a path by name, or a scheduler with linear, scaled_linear or squaredcos_cap_v2 betas."
         ) from error
-    from workbench.networks import new_network
-
-    kind = "flow" if path.smooth else "v"
-    shape = tuple(teacher.shape)
-    return Network(new_network(shape, classes, kind, path.name, seed), path, kind, shape, classes), True
+    kind, shape = "flow" if path.smooth else "v", tuple(teacher.shape)
+    if hasattr(getattr(objective, "target", None), "exact"):  # it differentiates the network in time
+        size = {"frequency": CALM, **size}
+    try:
+        net = new_network(shape, classes, kind, path.name, seed, two_times, **size)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise WorkbenchError(f"network={size!r} does not describe a network of ours: {str(error).splitlines()[0]}") from error
+    return Network(net, path, kind, shape, classes, two_times), True
 
 
 def _plain(value: Any) -> Any:

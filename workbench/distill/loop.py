@@ -36,7 +36,8 @@ class Objective(Protocol):
     """Owns players, says whose turn it is, and returns that player's loss.
 
     `product` names the player whose average becomes the result. `prepare`, if present, is a generator that makes
-    what training needs first (stored pairs, say) and yields (done, total) as it goes.
+    what training needs first (stored pairs, say) and yields (done, total) as it goes. `frozen`, if present, holds modules
+    without an optimiser that a checkpoint keeps (a target net); `after(progress)` is called once a step.
     """
 
     players: dict[str, nn.Module]
@@ -134,6 +135,7 @@ def train(
                              "optim": {name: asdict(value) for name, value in optim.items()}})  # fmt: skip
     players = {name: player.to(device).train() for name, player in objective.players.items()}
     optimizers = {name: _adamw(player, optim[name]) for name, player in players.items()}
+    frozen = {name: module.to(device) for name, module in getattr(objective, "frozen", {}).items()}
     average = copy.deepcopy(players[objective.product]).requires_grad_(False).eval()
     step, elapsed = 0, 0.0
     if saved := folder.load():
@@ -143,12 +145,16 @@ def train(
             unpack_module(f"player.{name}", player, tensors)
             unpack_optimizer(f"optim.{name}", optimizers[name], tensors)
         unpack_module("average", average, tensors)
+        for name, module in frozen.items():
+            unpack_module(f"frozen.{name}", module, tensors)
         folder.rewind(step)
 
     def save() -> None:
         tensors = pack_module("average", average)
         for name, player in players.items():
             tensors |= pack_module(f"player.{name}", player) | pack_optimizer(f"optim.{name}", optimizers[name])
+        for name, module in frozen.items():
+            tensors |= pack_module(f"frozen.{name}", module)
         folder.save(tensors, {"step": step, "seconds": elapsed})
 
     if hasattr(objective, "prepare"):
@@ -180,6 +186,8 @@ def train(
             if name == objective.product:
                 _average(average, players[name], min(ema, (1 + step) / (10 + step)))
         step += 1
+        if hasattr(objective, "after"):
+            objective.after(max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0))
         elapsed += time.monotonic() - began
         last = (steps is not None and step >= steps) or (seconds is not None and elapsed >= seconds)
         if step % report_every == 0 or last or step == 1:

@@ -1,147 +1,200 @@
-"""A paper is a row: each recipe is one configured objective, its optimisers, and the sampler its student must use."""
+"""A paper is a row: each recipe is one configured objective, its rates, and the sampler that its student must use."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from workbench.distill.loop import Optim
 from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.extras import Anchor, Correction, Dispersive
 from workbench.distill.objectives.pairs import Pairs
-from workbench.distill.objectives.parts import L2, PseudoHuber
-from workbench.distill.objectives.pointwise import (
+from workbench.distill.objectives.parts import L2, AdaptiveL2, Hard, InverseGap, InverseStep, PseudoHuber, RootL2, TruncatedSNR
+from workbench.distill.objectives.pointwise import Pointwise
+from workbench.distill.objectives.starts import FromPairs, FromPrior, FromRollout
+from workbench.distill.objectives.targets import (
     DiscreteConsistency,
-    FromData,
-    FromPairs,
-    Grid,
-    Pointwise,
+    Eulerian,
+    Lagged,
+    Lagrangian,
+    Semigroup,
     StoredEndpoint,
-    Straighten,
+    TeacherSteps,
+    TrigTangent,
 )
+from workbench.distill.objectives.times import (
+    Between,
+    EasyGap,
+    FromTop,
+    Grid,
+    Halving,
+    LogNormalGrid,
+    LongStart,
+    Noisy,
+    Segments,
+    Straighten,
+    UShaped,
+)
+from workbench.distill.recipe import Recipe
 from workbench.errors import unknown
 from workbench.samplers.sample import Sampling
 
-FRESH_RATE = 4.0
+JUMP, CHAIN, RENOISED = Sampling("flow_map", 1), Sampling("flow_map", 4), Sampling("consistency", 1)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """One published method.
-
-    Attributes:
-        name, paper, summary: what it is. objective: `Pointwise` or `Distributional`, configured.
-        sampling: how its student must be run. optim: player -> rates, for a student that starts as its teacher.
-        batch, ema (of the evaluated weights), steps (how long): defaults.
-        points: options that suit points (d,) better than images.
-    """
-
-    name: str
-    paper: str
-    summary: str
-    objective: Pointwise | Distributional
-    sampling: Sampling
-    optim: dict[str, Optim]
-    batch: int = 64
-    ema: float = 0.995
-    steps: int = 2000
-    points: dict[str, Any] = field(default_factory=dict)
-
-    def configured(self, **options: Any) -> Recipe:
-        """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.
-
-        `lr` sets the student's rate, `critic_lr` the critic's.
-
-        Raises:
-            UnknownName: for an option that nothing here has, with the nearest one.
-        """
-        recipe = self
-        for name, value in options.items():
-            if name in ("batch", "ema", "steps"):
-                recipe = replace(recipe, **{name: value})
-            elif name in ("lr", "critic_lr"):
-                player = "student" if name == "lr" else "critic"
-                if player not in recipe.optim:
-                    raise unknown(f"option of recipe {self.name!r}", name, self.options())
-                recipe = replace(recipe, optim={**recipe.optim, player: replace(recipe.optim[player], lr=value)})
-            else:
-                changed = _replace(recipe.objective, name, value)
-                if changed is None:
-                    raise unknown(f"option of recipe {self.name!r}", name, self.options())
-                recipe = replace(recipe, objective=changed)
-        return recipe
-
-    def fitted(self, shape: tuple[int, ...], fresh: bool) -> Recipe:
-        """With its defaults for points (d,), where the problem is one, and four times its rates for a student that starts
-        from nothing."""
-        recipe = self.configured(**self.points) if len(shape) == 1 else self
-        if not fresh:
-            return recipe
-        return replace(
-            recipe, optim={player: replace(rates, lr=FRESH_RATE * rates.lr) for player, rates in recipe.optim.items()}
-        )
-
-    def options(self) -> list[str]:
-        """Names of everything that `configured` accepts."""
-        rates = ["lr", "critic_lr"] if "critic" in self.optim else ["lr"]
-        return list(dict.fromkeys(["batch", "ema", "steps", *rates, *_names(self.objective)]))
+def _row(
+    name: str, paper: str, summary: str, objective: Any, sampling: Sampling, lr: float = 3e-4, critic: Optim | None = None, **points: Any
+) -> Recipe:  # fmt: skip
+    """A recipe with one rate, and on points the batch of 256 and half of the labels dropped."""
+    optim = {"student": Optim(lr=lr)} | ({"critic": critic} if critic else {})
+    return Recipe(name, f"arXiv {paper}", summary, objective, sampling, optim, points={"batch": 256, "dropout": 0.5, **points})
 
 
-def _names(part: Any) -> list[str]:
-    own = [item.name for item in fields(part)]
-    return own + [
-        name for item in own if is_dataclass(getattr(part, item)) for name in _names(getattr(part, item)) if name not in own
-    ]
-
-
-def _replace(part: Any, name: str, value: Any) -> Any:
-    """The part with the first field of this name replaced, searching nested parts breadth first; None if there is none."""
-    own = [item.name for item in fields(part)]
-    if name in own:
-        return replace(part, **{name: value})
-    for item in own:
-        inner = getattr(part, item)
-        changed = _replace(inner, name, value) if is_dataclass(inner) else None
-        if changed is not None:
-            return replace(part, **{item: changed})
-    return None
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            "reflow",
-            paper="arXiv 2209.03003",
-            summary="Rectified flow: straighten the flow on the teacher's own pairs, then regress its one-step answer.",
-            objective=Pointwise(
-                start=FromPairs(Pairs()), times=Straighten(share=0.4), target=StoredEndpoint(), metric=L2(), velocity=True
-            ),
-            sampling=Sampling("euler", 1),
-            optim={"student": Optim(lr=5e-4)},
-            points={"batch": 256, "dropout": 0.5, "count": 32768},
+ROWS = (
+    # --- stored targets and straightening
+    _row(
+        "kd", "2101.02388", "Knowledge distillation: regress the teacher's answer on stored pairs of noise and answer, in one step.",
+        Pointwise(start=FromPairs(Pairs()), times=Straighten(share=0.0), target=StoredEndpoint(), metric=L2()),
+        RENOISED, count=32768,
+    ),
+    _row(
+        "reflow", "2209.03003", "Rectified flow: straighten the flow on the teacher's own pairs, then regress its one-step answer.",
+        Pointwise(start=FromPairs(Pairs()), times=Straighten(share=0.4), target=StoredEndpoint(), metric=L2(), compare="velocity"),
+        Sampling("euler", 1), lr=5e-4, count=32768,
+    ),
+    _row(
+        "instaflow", "2309.06380", "InstaFlow: reflow on guided pairs for most of the run, then one-step distillation with a robust metric.",
+        Pointwise(start=FromPairs(Pairs()), times=Straighten(share=0.6), target=StoredEndpoint(), metric=PseudoHuber(), compare="velocity"),
+        Sampling("euler", 1), lr=5e-4, count=32768,
+    ),
+    _row(
+        "rfpp", "2405.20320", "Improved rectified flow: one reflow round with hard times drawn more often and a robust metric.",
+        Pointwise(start=FromPairs(Pairs()), times=UShaped(4.0), target=StoredEndpoint(), metric=PseudoHuber(), weight=Hard(), compare="velocity"),
+        Sampling("euler", 1), lr=5e-4, count=32768,
+    ),
+    _row(
+        "slimflow", "2407.12718", "SlimFlow: the pairs' noise turns from independent into the teacher's own, so a small fresh student can follow.",
+        Pointwise(start=FromPairs(Pairs(), anneal=0.4), times=Straighten(share=0.7), target=StoredEndpoint(), metric=L2(), compare="velocity"),
+        Sampling("euler", 1), lr=5e-4, count=32768,
+    ),
+    # --- step halving
+    _row(
+        "progressive", "2202.00512", "Progressive distillation: one step lands where two of the teacher's do, then the student teaches the next halving.",
+        Pointwise(times=Halving(8, 1), target=TeacherSteps(2), metric=L2(), weight=TruncatedSNR()),
+        Sampling("ddim", 1), first=32,
+    ),
+    # --- discrete consistency
+    _row(
+        "consistency", "2303.01469", "Consistency distillation on a grid that is refined over the run: neighbouring points of a teacher trajectory must agree.",
+        Pointwise(times=Grid(8, 64), target=DiscreteConsistency(), metric=PseudoHuber()),
+        RENOISED, times=Grid(4, 16), substeps=4, metric=L2(), lr=6e-4,
+    ),
+    _row(
+        "cd", "2303.01469", "Consistency distillation: a fixed grid of 18 levels, a Heun step of the teacher, and a moving average as the target net.",
+        Pointwise(times=Grid(18, 18), target=DiscreteConsistency(solver="heun"), metric=PseudoHuber(), average=0.95),
+        RENOISED, lr=4e-4,
+    ),
+    _row(
+        "ct", "2303.01469", "Consistency training: as distillation, with the same noise at the smaller level in place of a teacher.",
+        Pointwise(times=Grid(2, 150, rule="root"), target=DiscreteConsistency(shared=True), metric=PseudoHuber(), average=0.9),
+        RENOISED, lr=4e-4,
+    ),
+    _row(
+        "ict", "2310.14189", "Improved consistency training: lognormal levels, a doubling grid, pseudo-Huber and 1/gap weights, no moving average.",
+        Pointwise(times=LogNormalGrid(), target=DiscreteConsistency(shared=True), metric=PseudoHuber(), weight=InverseGap()),
+        RENOISED,
+    ),
+    _row(
+        "ect", "2406.14548", "Easy consistency tuning: starts as denoising, and the gap between the two levels shrinks stage by stage.",
+        Pointwise(times=EasyGap(), target=DiscreteConsistency(shared=True), metric=RootL2(), weight=InverseGap()),
+        RENOISED,
+    ),
+    _row(
+        "lcm", "2310.04378", "Latent consistency: distillation of the guided flow with several grid cells skipped at once.",
+        Pointwise(times=Grid(50, 50, skip=5), target=DiscreteConsistency(), metric=PseudoHuber(), average=0.95),
+        RENOISED,
+    ),
+    _row(
+        "scott", "2403.01505", "Stochastic consistency: the teacher's step is an SDE's, of small eta, since at eta = 1 the fixed point is the mean.",
+        Pointwise(times=Grid(16, 16), target=DiscreteConsistency(substeps=3, eta=0.2), metric=PseudoHuber(), average=0.95),
+        RENOISED,
+    ),
+    _row(
+        "tscd", "2404.13686", "Trajectory-segmented consistency: a flow map within 8, 4, 2 and then 1 segments.",
+        Pointwise(times=Segments(), target=DiscreteConsistency(), metric=L2(), two_times=True, average=0.95),
+        CHAIN,
+    ),
+    _row(
+        "ctm", "2310.02279", "Consistency trajectory model: any-to-any jumps compared at the data's end, anchored by denoising.",
+        Pointwise(
+            times=LongStart(), target=DiscreteConsistency(substeps=2, solver="heun"), metric=PseudoHuber(), two_times=True, push=True,
+            average=0.95, extras=(Anchor(1.0),),
         ),
-        Recipe(
-            "consistency",
-            paper="arXiv 2303.01469",
-            summary="Consistency distillation: neighbouring points of a teacher trajectory must give the same answer.",
-            objective=Pointwise(
-                start=FromData(), times=Grid(8, 64), target=DiscreteConsistency(), metric=PseudoHuber(), velocity=False
-            ),
-            sampling=Sampling("consistency", 1),
-            optim={"student": Optim(lr=3e-4)},
-            points={"batch": 256, "dropout": 0.5, "times": Grid(4, 16), "substeps": 4, "metric": L2(), "lr": 6e-4},
+        JUMP,
+    ),
+    # --- continuous consistency
+    _row(
+        "scm", "2410.11081", "Continuous-time consistency distillation: the tangent along the teacher's flow on TrigFlow, normalised.",
+        Pointwise(times=Noisy(), target=TrigTangent("teacher"), metric=L2(), compare="trig"),
+        RENOISED, lr=1.5e-4, mean=0.0, std=2.0,
+    ),
+    _row(
+        "tbcm", "2511.20410", "Trajectory-backward consistency: the same tangent at points of the teacher's own trajectories; no data.",
+        Pointwise(start=FromRollout(), times=Noisy(), target=TrigTangent("teacher"), metric=L2(), compare="trig"),
+        RENOISED, lr=1.5e-4,
+    ),
+    # --- average velocity
+    _row(
+        "meanflow", "2505.13447", "MeanFlow: the average velocity satisfies a derivative identity; trained on data, without a teacher.",
+        Pointwise(times=Between(equal=0.5), target=Eulerian("data"), metric=AdaptiveL2(), compare="velocity", two_times=True),
+        JUMP, lr=4e-4,
+    ),
+    _row(
+        "meanflow-dispersive", "2510.07865", "MeanFlow with inner features pushed apart, against collapse.",
+        Pointwise(
+            times=Between(equal=0.5), target=Eulerian("data"), metric=L2(), compare="velocity", two_times=True, extras=(Dispersive(),)
         ),
-        Recipe(
-            "dmd2",
-            paper="arXiv 2405.14867",
-            summary="Distribution matching: a critic on a faster time scale learns the student's law, the score gap moves it.",
-            objective=Distributional(),
-            sampling=Sampling("consistency", 1),
-            optim={"student": Optim(lr=1e-4), "critic": Optim(lr=3e-4, decay=0.5)},
-            points={"batch": 256, "dropout": 0.5},
+        JUMP, lr=5e-4,
+    ),
+    _row(
+        "splitmeanflow", "2507.16884", "SplitMeanFlow: two jumps of the student add up to one; no derivative is taken.",
+        Pointwise(times=Between(equal=0.5), target=Semigroup("teacher"), metric=L2(), compare="velocity", two_times=True),
+        JUMP, lr=5e-4,
+    ),
+    _row(
+        "ayf", "2506.14603", "Align your flow: the flow map's tangent along the teacher's velocity, normalised, for any pair of times.",
+        Pointwise(
+            times=Between(equal=0.1), target=Eulerian("teacher", normalise=True, warmup=0.2), metric=L2(), compare="velocity",
+            two_times=True,
         ),
-    )
-}
+        CHAIN, lr=2.5e-4,
+    ),
+    # --- from the prior, without data
+    _row(
+        "boot", "2306.05544", "BOOT: from noise alone, each point of the student's trajectory is one teacher step after the one before.",
+        Pointwise(start=FromPrior(), times=FromTop(), target=Lagged(), metric=L2(), weight=InverseStep(), two_times=True),
+        JUMP,
+    ),
+    _row(
+        "freeflow", "2511.19428", "FreeFlow: from noise alone, the teacher's velocity at the student's own points, corrected by a critic.",
+        Pointwise(
+            start=FromPrior(), times=FromTop(step=0.0, boundary=0.0), target=Lagrangian(), metric=AdaptiveL2(), compare="velocity",
+            two_times=True, extras=(Correction(),),
+        ),
+        JUMP, critic=Optim(lr=3e-4, decay=0.5), lr=2.5e-4,
+    ),
+    # --- distribution matching
+    Recipe(
+        "dmd2",
+        paper="arXiv 2405.14867",
+        summary="Distribution matching: a critic on a faster time scale learns the student's law, the score gap moves it.",
+        objective=Distributional(),
+        sampling=RENOISED,
+        optim={"student": Optim(lr=1e-4), "critic": Optim(lr=3e-4, decay=0.5)},
+        points={"batch": 256, "dropout": 0.5},
+    ),
+)  # fmt: skip
+
+RECIPES = {recipe.name: recipe for recipe in ROWS}
 
 
 def get(recipe: str | Recipe) -> Recipe:
@@ -156,7 +209,7 @@ def get(recipe: str | Recipe) -> Recipe:
 def recipes() -> list[Recipe]:
     """Every recipe, by name.
 
-    >>> [recipe.name for recipe in recipes()]
-    ['consistency', 'dmd2', 'reflow']
+    >>> [recipe.name for recipe in recipes()][:4]
+    ['ayf', 'boot', 'cd', 'consistency']
     """
     return [RECIPES[name] for name in sorted(RECIPES)]

@@ -8,8 +8,13 @@ from torch import nn
 from workbench.errors import WorkbenchError
 
 
-def new_network(shape: tuple[int, ...], classes: int, kind: str, path: str, seed: int = 0) -> nn.Module:
+def new_network(
+    shape: tuple[int, ...], classes: int, kind: str, path: str, seed: int = 0, two_times: bool = False, **size: float
+) -> nn.Module:
     """A fresh network of a fitting size for points (d,) or square images (c, h, h); its weights depend on `seed` alone.
+
+    Args:
+        two_times: it takes the end of a jump, s, besides t. size: width, depth, frequency, ... to replace those of the fitting size.
 
     Raises:
         WorkbenchError: for any other shape.
@@ -19,12 +24,40 @@ def new_network(shape: tuple[int, ...], classes: int, kind: str, path: str, seed
         if len(shape) == 1:
             from workbench.networks.mlp import MLP
 
-            return MLP(dim=shape[0], width=128 if shape[0] <= 8 else 256, depth=3, classes=classes, kind=kind, path=path)
+            fitting = {"width": 128 if shape[0] <= 8 else 256, "depth": 3} | size
+            return MLP(dim=shape[0], classes=classes, kind=kind, path=path, two_times=two_times, **fitting)
         if len(shape) == 3 and shape[1] == shape[2] and shape[1] % 2 == 0:
             from workbench.networks.dit import DiT
 
-            size = {"patch": 2, "width": 64, "depth": 4} if shape[1] <= 16 else {"patch": 4, "width": 128, "depth": 6}
-            return DiT(image_size=shape[1], channels=shape[0], heads=4, classes=classes, kind=kind, path=path, **size)
+            fitting = {"patch": 2, "width": 64, "depth": 4} if shape[1] <= 16 else {"patch": 4, "width": 128, "depth": 6}
+            fitting |= {"heads": 4, "two_times": two_times} | size
+            return DiT(image_size=shape[1], channels=shape[0], classes=classes, kind=kind, path=path, **fitting)
     raise WorkbenchError(
         f"no network of ours fits samples of shape {shape}: points (d,) or square images (c, h, h) of even size."
     )
+
+
+def extended(net: nn.Module, **changes: bool) -> nn.Module:
+    """A copy of one of our networks with parts added, such as two_times=True; they are silent at first, so it computes the same.
+
+    Raises:
+        WorkbenchError: for a network that is not ours, or a change after which the weights do not fit.
+
+    >>> import torch
+    >>> net = new_network((2,), 0, "flow", "linear")
+    >>> x = torch.ones(1, 2)
+    >>> torch.equal(extended(net, two_times=True)(x, 0.7, None, 0.2), net(x, 0.7))
+    True
+    """
+    if not type(net).__module__.startswith(__name__):
+        raise WorkbenchError(f"{type(net).__name__} is not one of our networks, so {', '.join(changes)} cannot be added to it.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = type(net).from_config({**net.config, **changes})
+    missing, unexpected = made.load_state_dict(net.state_dict(), strict=False)
+    silent = [name for name, _ in made.named_parameters() if name in missing]
+    if unexpected or len(silent) != len(missing):
+        raise WorkbenchError(
+            f"with {changes} the weights of this network do not fit: {', '.join([*unexpected, *missing][:3])}."
+        )
+    return made.to(next(net.parameters()).device)

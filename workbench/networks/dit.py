@@ -51,6 +51,7 @@ class DiT(ModelMixin, ConfigMixin):
         two_times: accept a second time `s` (flow maps jump from t to s); starts as if it were absent.
         kind: what is predicted: x0, eps, v or flow.
         path: name of the path whose times it was trained with.
+        frequency: highest angular frequency of the time embedding.
 
     >>> net = DiT(image_size=8, patch=2, width=32, depth=1, heads=2, classes=10)
     >>> net(torch.zeros(3, 1, 8, 8), 0.5, torch.tensor([0, 9, -1])).shape
@@ -70,6 +71,7 @@ class DiT(ModelMixin, ConfigMixin):
         two_times: bool = False,
         kind: str = "flow",
         path: str = "linear",
+        frequency: float = 256.0,
     ):
         super().__init__()
         if image_size % patch or width % heads:
@@ -79,9 +81,9 @@ class DiT(ModelMixin, ConfigMixin):
         tokens = (image_size // patch) ** 2
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens, width))
-        self.time = TimeEmbedding(width)
+        self.time = TimeEmbedding(width, frequency=frequency)
         self.class_embedding = nn.Embedding(classes + 1, width)
-        self.second_time = TimeEmbedding(width) if two_times else None
+        self.second_time = TimeEmbedding(width, frequency=frequency) if two_times else None
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)

@@ -13,13 +13,14 @@ from workbench.errors import WorkbenchError
 class TimeEmbedding(nn.Module):
     """Map times in [0, 1], shape (n,), to features (n, width): sinusoids and two layers.
 
-    The highest angular frequency is 256, low enough that derivatives in time stay tame (continuous
-    consistency and MeanFlow differentiate through it).
+    Args:
+        frequency: the highest angular frequency. Objectives that differentiate in time (continuous consistency, MeanFlow)
+            multiply the network's error by it, so a network that starts from nothing for one of them has a low one.
     """
 
-    def __init__(self, width: int, bands: int = 32):
+    def __init__(self, width: int, bands: int = 32, frequency: float = 256.0):
         super().__init__()
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(256.0), bands)), persistent=False)
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(frequency), bands)), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * bands, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:

@@ -29,12 +29,13 @@ class MLP(ModelMixin, ConfigMixin):
         two_times: bool = False,
         kind: str = "flow",
         path: str = "linear",
+        frequency: float = 256.0,
     ):
         super().__init__()
         self.embed = nn.Linear(dim, width)
-        self.time = TimeEmbedding(width)
+        self.time = TimeEmbedding(width, frequency=frequency)
         self.class_embedding = nn.Embedding(classes + 1, width)
-        self.second_time = TimeEmbedding(width) if two_times else None
+        self.second_time = TimeEmbedding(width, frequency=frequency) if two_times else None
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(depth)
         )

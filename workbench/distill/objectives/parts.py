@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from workbench.denoiser import Denoiser, Guided
-from workbench.paths import Path, per_sample
 from workbench.samplers.sample import default_sampling
 
 
@@ -19,6 +18,28 @@ class L2:
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction - target).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class RootL2:
+    """Root mean square error of each sample (ECT, arXiv 2406.14548, eq. 12), smooth at 0."""
+
+    smooth: float = 1e-4
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (L2()(prediction, target) + self.smooth**2).sqrt()
+
+
+@dataclass(frozen=True)
+class AdaptiveL2:
+    """e / sg(e + c)^power of each sample, e its mean squared error (MeanFlow, arXiv 2505.13447, eq. 22); power 0 is `L2`."""
+
+    power: float = 1.0
+    c: float = 1e-3
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        error = L2()(prediction, target)
+        return error / (error + self.c).detach() ** self.power
 
 
 @dataclass(frozen=True)
@@ -37,11 +58,51 @@ class PseudoHuber:
         return ((error.square().sum(1) + c**2).sqrt() - c) / math.sqrt(d)
 
 
-def transfer(path: Path, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """The deterministic step t -> s with the x0 estimate held (DDIM), one pair of times a sample."""
-    t, s = t.double(), s.double()
-    kept = path.sigma(s) / path.sigma(t)
-    return per_sample(kept, x) * x + per_sample(path.alpha(s) - kept * path.alpha(t), x) * x0
+@dataclass(frozen=True)
+class InverseGap:
+    """WEIGHT 1 / (rho_t - rho_r), rho = sigma / alpha (iCT, arXiv 2310.14189, eq. 9), at most `most`."""
+
+    most: float = 100.0
+
+    def __call__(self, tau_t: Tensor, tau_r: Tensor, tau_s: Tensor) -> Tensor:
+        return (1 / (_rho(tau_t) - _rho(tau_r)).clamp_min(1e-9)).clamp_max(self.most)
+
+
+@dataclass(frozen=True)
+class TruncatedSNR:
+    """WEIGHT max(alpha^2 / sigma^2, 1), at most `most` (progressive distillation, arXiv 2202.00512, eq. 9)."""
+
+    most: float = 100.0
+
+    def __call__(self, tau_t: Tensor, tau_r: Tensor, tau_s: Tensor) -> Tensor:
+        return _rho(tau_t).square().reciprocal().clamp(1.0, self.most)
+
+
+@dataclass(frozen=True)
+class Hard:
+    """WEIGHT 2 - tau on velocities: (1 - tau) of RF++'s robust term, and 1 of its perceptual term (arXiv 2405.20320, eq. 8).
+
+    That term is divided by tau, which turns an error of x0 into one of the velocity; without a perceptual network both are
+    measured by the recipe's metric.
+    """
+
+    def __call__(self, tau_t: Tensor, tau_r: Tensor, tau_s: Tensor) -> Tensor:
+        return 2 - tau_t
+
+
+@dataclass(frozen=True)
+class InverseStep:
+    """WEIGHT 1 / delta, delta = 1 - rho_s / rho_r, 1 where s = t (BOOT, arXiv 2306.05544, eq. 9, has 1 / delta^2, which leaves the anchor no say)."""
+
+    most: float = 100.0
+
+    def __call__(self, tau_t: Tensor, tau_r: Tensor, tau_s: Tensor) -> Tensor:
+        delta = 1 - _rho(tau_s) / _rho(tau_r)
+        return torch.where(tau_s < tau_t, (1 / delta.clamp_min(1e-9)).clamp_max(self.most), torch.ones_like(delta))
+
+
+def _rho(tau: Tensor) -> Tensor:
+    return tau / (1 - tau).clamp_min(1e-6)
 
 
 def guided(teacher: Denoiser, scale: float | None) -> Denoiser:

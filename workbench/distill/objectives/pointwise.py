@@ -1,130 +1,46 @@
 """The pointwise objective: the student's prediction at (x_t, t) is pulled to a target, sample by sample.
 
-One skeleton, whose switches are fields: START where x_t comes from, TIMES which (t, s), TARGET the rule, METRIC.
+One skeleton, whose switches are fields: START where x_t comes from, TIMES which (t, r, s), TARGET the rule, METRIC, WEIGHT, and
+extras. The parts live in `starts`, `times`, `targets`, `parts`, `extras`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
-from workbench.distill.objectives.pairs import Pairs
-from workbench.distill.objectives.parts import L2, drop_labels, guided, normal, transfer
-from workbench.errors import WorkbenchError, check_count
-from workbench.paths import Path
+from workbench.distill.objectives.maps import ask, jump, tau_of
+from workbench.distill.objectives.parts import L2, drop_labels, guided
+from workbench.distill.objectives.starts import FromData, FromPairs, FromPrior, FromRollout
+from workbench.distill.objectives.targets import SMALL, DiscreteConsistency, Point, Target, angle_of
+from workbench.distill.objectives.times import Grid, Halving
+from workbench.errors import WorkbenchError, unknown
+from workbench.paths import per_sample
 
-
-class Point(NamedTuple):
-    """Where the student is asked: x_t at times t (n,), and what is known there: s (n,), and the pair's x0 if there is one."""
-
-    x: Tensor
-    t: Tensor
-    s: Tensor
-    cond: Tensor | None
-    x0: Tensor | None = None
+COMPARED = ("x0", "velocity", "trig")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """TIMES: neighbours (t, s) of a uniform grid of N cells, N doubling from `first` to `last` over the run.
+class Average:
+    """TARGET NET: a moving average of the student, theta^- <- mu theta^- + (1 - mu) theta after each step (arXiv 2303.01469, eq. 8).
 
-    The doubling curriculum is that of iCT (arXiv 2310.14189, eq. 10).
+    Attributes:
+        decay: mu. 0 is the student itself, without gradient.
     """
 
-    first: int = 8
-    last: int = 64
+    decay: float = 0.95
 
     def __post_init__(self):
-        check_count("first", self.first)
-        check_count("last", self.last, self.first)
-
-    def cells(self, progress: float) -> int:
-        """N at this fraction of the run."""
-        stages = max(0, (self.last // self.first).bit_length() - 1)
-        return min(self.last, self.first * 2 ** int(progress * (stages + 1)))
-
-    def __call__(self, n: int, progress: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        cells = self.cells(progress)
-        k = torch.randint(1, cells + 1, (n,), generator=rng, device=rng.device).double()
-        return k / cells, (k - 1) / cells
-
-
-@dataclass(frozen=True)
-class Straighten:
-    """TIMES: any t for the first `share` of the run (reflow), then t = 1 alone (one-step distillation); s = 0."""
-
-    share: float = 0.4
-
-    def __call__(self, n: int, progress: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        zero = torch.zeros(n, dtype=torch.float64, device=rng.device)
-        if progress >= self.share:
-            return torch.ones_like(zero), zero
-        return torch.rand(n, generator=rng, device=rng.device).double().clamp_min(1e-3), zero
-
-
-class Target(Protocol):
-    """TARGET: what the student's x0 estimate at the point should be, without gradient."""
-
-    def __call__(self, teacher: Denoiser, student: Network, point: Point) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class StoredEndpoint:
-    """The pair's own x0 (rule T1)."""
-
-    def __call__(self, teacher: Denoiser, student: Network, point: Point) -> Tensor:
-        return point.x0
-
-
-@dataclass(frozen=True)
-class DiscreteConsistency:
-    """The student's own answer one teacher step nearer the data (rule T3; arXiv 2303.01469, eq. 7), exact at s = 0.
-
-    Args:
-        substeps: DDIM steps of the teacher between t and s.
-    """
-
-    substeps: int = 1
-
-    def __post_init__(self):
-        check_count("substeps", self.substeps)
-
-    def __call__(self, teacher: Denoiser, student: Network, point: Point) -> Tensor:
-        x, t = point.x, point.t
-        for k in range(self.substeps):
-            s = point.t + (point.s - point.t) * (k + 1) / self.substeps
-            x0 = teacher(x, t, point.cond)
-            x, t = transfer(student.path, x, x0, t, s), s
-        inside = t > 0  # at s = 0 the boundary f(x, 0) = x holds by construction: never evaluate there
-        answer = student(x, t.clamp_min(1e-4), point.cond)
-        return torch.where(inside.reshape(-1, *[1] * (x.dim() - 1)), answer, x)
-
-
-@dataclass(frozen=True)
-class FromData:
-    """START: a real sample, noised to t."""
-
-    pairs: None = None
-
-    def __call__(self, batch: Batch, t: Tensor, rng: torch.Generator, path: Path) -> tuple[Tensor, Tensor, Tensor | None]:
-        return path.mix(batch.x0, normal(batch.x0.shape, rng, batch.x0), t), batch.x0, batch.cond
-
-
-@dataclass(frozen=True)
-class FromPairs:
-    """START: the straight line between a stored noise and the teacher's solution from it."""
-
-    pairs: Pairs = field(default_factory=Pairs)
-
-    def __call__(self, batch: Batch, t: Tensor, rng: torch.Generator, path: Path) -> tuple[Tensor, Tensor, Tensor | None]:
-        return path.mix(batch.x0, batch.eps, t), batch.x0, batch.cond
+        if not 0 <= self.decay < 1:
+            raise WorkbenchError(f"decay is {self.decay}, but must lie from 0 (the student itself) to below 1.")
 
 
 @dataclass(frozen=True)
@@ -132,23 +48,42 @@ class Pointwise:
     """What a pointwise recipe is: parts, one for each switch.
 
     Attributes:
-        start: FromData or FromPairs. times: Grid or Straighten. target: StoredEndpoint or DiscreteConsistency.
-        metric: distance of each sample. velocity: compare velocities, (x - x0) / t on the linear path, not x0.
+        start: FromData, FromPairs, FromPrior or FromRollout. times, target: parts of `times` and `targets`.
+        metric: distance of each sample. weight: called with (tau_t, tau_r, tau_s), times of the linear path; or None.
+        compare: in what the metric measures: "x0"; "velocity", (x - x0) / tau; "trig", TrigFlow's F.
+        two_times: the student is a flow map, X(x, t, s). push: prediction and target are both carried on to s = 0 by the target
+            net before they are compared (CTM, arXiv 2310.02279, eq. 6).
+        average: decay of the target net, 0 for the student itself. extras: further losses, see `extras`.
         guidance: classifier-free scale of the teacher, baked into the student; None for its own setting. dropout: share of null labels.
     """
 
-    start: FromData | FromPairs = field(default_factory=FromData)
+    start: FromData | FromPairs | FromPrior | FromRollout = field(default_factory=FromData)
     times: Any = field(default_factory=Grid)
     target: Target = field(default_factory=DiscreteConsistency)
     metric: Any = field(default_factory=L2)
-    velocity: bool = False
+    weight: Any = None
+    compare: str = "x0"
+    two_times: bool = False
+    push: bool = False
+    average: Average = field(default_factory=lambda: Average(0.0))
+    extras: tuple[Any, ...] = ()
     guidance: float | None = None
     dropout: float = 0.1
+
+    def __post_init__(self):
+        if self.compare not in COMPARED:
+            raise unknown("compare", self.compare, COMPARED)
+        if isinstance(self.average, (int, float)):
+            object.__setattr__(self, "average", Average(float(self.average)))
+        if self.push and not self.two_times:
+            raise WorkbenchError(
+                "push=True carries a jump on to s = 0, so it needs a student with two times: set two_times=True."
+            )
 
     @property
     def needs_data(self) -> bool:
         """Whether training looks at real samples."""
-        return isinstance(self.start, FromData)
+        return self.start.needs_data
 
     def bind(self, teacher: Denoiser, student: Network) -> BoundPointwise:
         """The objective for this teacher and student."""
@@ -163,35 +98,110 @@ class BoundPointwise:
     def __init__(self, switches: Pointwise, teacher: Denoiser, student: Network):
         self.switches, self.teacher, self.student = switches, teacher, student
         self.players: dict[str, nn.Module] = {"student": student.net}
+        self.frozen: dict[str, nn.Module] = {}
         self.store: Any = None
+        self.target_net = student
+        if switches.average.decay > 0:
+            self.target_net = _copy(student)
+            self.frozen["target"] = self.target_net.net
+        self.stage = Stage()
+        if isinstance(switches.times, Halving):
+            self.previous = _copy(student)
+            self.frozen |= {"previous": self.previous.net, "stage": self.stage}
         if switches.start.pairs is not None:
             self.prepare = self._prepare
+        self.extras = [extra.bind(self) for extra in switches.extras]
 
     def turn(self, step: int) -> Sequence[str]:
-        """The student, always."""
-        return ("student",)
+        """The student, and the players of the extras."""
+        return ("student", *(name for extra in self.extras for name in extra.turn(step)))
 
     def _prepare(self, folder: File, seed: int, device: Any):
         self.store = yield from self.switches.start.pairs.make(self.teacher, folder, seed, device)
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean distance of the student's prediction to its target; parts: the same at low and at high noise."""
-        switches, path = self.switches, self.student.path
+        for extra in self.extras:
+            if player in extra.players:
+                return extra.loss(player, batch, rng)
+        switches, student = self.switches, self.student
+        point = self.point(batch, rng)
+        with torch.no_grad():
+            target = switches.target(self._guide(point), self.target_net, point, rng)
+        prediction = ask(student, point.x, point.t, point.cond, point.s)
+        error = switches.metric(*self._compared(prediction, target, point))
+        if switches.weight is not None:
+            tau = (tau_of(student.path, time) for time in (point.t, point.r, point.s))
+            error = error * switches.weight(*tau).to(error)
+        loss, parts = error.mean(), halves(error, point.t)
+        for extra in self.extras:
+            value, more = extra.term(point, prediction, batch, rng)
+            loss, parts = loss + value, parts | more
+        return loss, parts
+
+    def point(self, batch: Batch, rng: torch.Generator) -> Point:
+        """Where the student is asked in this step."""
         if self.store is not None:
             batch = self.store.draw(batch, rng)
-        elif batch.x0 is None:
-            raise WorkbenchError("this recipe starts from real samples: pass data=...")
-        t, s = switches.times(batch.size, batch.progress, rng)
-        x, x0, cond = switches.start(batch, t, rng, path)
-        cond = drop_labels(cond, switches.dropout, rng) if self.store is None else cond
-        with torch.no_grad():
-            target = switches.target(self.teacher, self.student, Point(x, t, s, cond, x0))
-        prediction = self.student(x, t, cond)
-        if switches.velocity:
-            scale = (1 / t).to(x).reshape(-1, *[1] * (x.dim() - 1))
-            prediction, target = scale * prediction, scale * target
-        error = switches.metric(prediction, target)
-        return error.mean(), halves(error, t)
+        times = self.switches.times(batch.size, batch.progress, rng, self.student.path)
+        x, x0, eps, cond, times = self.switches.start(batch, times, rng, self.teacher, self.student)
+        cond = drop_labels(cond, self.switches.dropout, rng) if self.store is None else cond
+        return Point(x, times.t, times.s, cond, x0, times.r, eps, batch.progress)
+
+    def after(self, progress: float) -> None:
+        """Once a step: the target net follows the student; a new stage of halving begins with the student as its teacher."""
+        decay = self.switches.average.decay
+        if decay > 0:
+            follow(self.target_net.net, self.student.net, decay)
+        if isinstance(self.switches.times, Halving):
+            stage = self.switches.times.stage(progress)
+            if stage > self.stage.index:
+                self.previous.net.load_state_dict(self.student.net.state_dict())
+                self.stage.index.fill_(stage)
+
+    def _guide(self, point: Point) -> Denoiser:
+        """The teacher of this step: that of the last stage, once there is one."""
+        return self.previous if self.stage.index > 0 else self.teacher
+
+    def _compared(self, prediction: Tensor, target: Tensor, point: Point) -> tuple[Tensor, Tensor]:
+        path, x = self.student.path, point.x
+        if self.switches.push:
+            return self._pushed(prediction, point), self._pushed(target, point).detach()
+        if self.switches.compare == "x0":
+            return prediction, target
+        tau = tau_of(path, point.t) if self.switches.compare == "velocity" else angle_of(path, point.t).sin()
+        scale = per_sample(1 / tau, x)
+        return scale * prediction, scale * target
+
+    def _pushed(self, x0: Tensor, point: Point) -> Tensor:
+        """The jump of this estimate to s, then the target net's jump to the data; its weights are frozen, its input is not."""
+        s = point.s.clamp_min(SMALL)
+        landed = jump(self.student.path, point.x, x0, point.t, s)
+        weights = {name: value.detach() for name, value in self.target_net.net.named_parameters()}
+        frozen = copy.copy(self.target_net)
+        frozen.net = lambda *arguments: torch.func.functional_call(self.target_net.net, weights, arguments)
+        end = ask(frozen, landed, s, point.cond, torch.zeros_like(s))
+        return torch.where(per_sample(point.s, x0) > SMALL, end, x0)
+
+
+class Stage(nn.Module):
+    """A counter that is saved with the networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("index", torch.zeros((), dtype=torch.long))
+
+
+def _copy(network: Network) -> Network:
+    other = copy.copy(network)
+    other.net = copy.deepcopy(network.net).requires_grad_(False).eval()
+    return other
+
+
+@torch.no_grad()
+def follow(average: nn.Module, player: nn.Module, decay: float) -> None:
+    """average <- decay average + (1 - decay) player."""
+    torch._foreach_lerp_(list(average.parameters()), list(player.parameters()), 1 - decay)
 
 
 def halves(error: Tensor, t: Tensor) -> dict[str, Tensor]:

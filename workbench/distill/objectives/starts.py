@@ -1,0 +1,115 @@
+"""START: where a pointwise objective's states come from.
+
+Each part is called as part(batch, times, rng, teacher, student) and returns (x_t, x0, eps, cond, times), x0 and eps None
+where the state has none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from workbench.denoiser import Denoiser, Network
+from workbench.distill.loop import Batch
+from workbench.distill.objectives.maps import jump
+from workbench.distill.objectives.pairs import Pairs
+from workbench.distill.objectives.parts import normal
+from workbench.distill.objectives.times import Times, uniform
+from workbench.errors import WorkbenchError, check_count
+
+
+@dataclass(frozen=True)
+class FromData:
+    """A real sample, noised to t."""
+
+    pairs: ClassVar[None] = None
+    needs_data: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
+        if batch.x0 is None:
+            raise WorkbenchError("this recipe starts from real samples: pass data=...")
+        eps = normal(batch.x0.shape, rng, batch.x0)
+        return student.path.mix(batch.x0, eps, times.t), batch.x0, eps, batch.cond, times
+
+
+@dataclass(frozen=True)
+class FromPairs:
+    """The straight line between a stored noise and the teacher's solution from it.
+
+    Attributes:
+        anneal: share of the run over which the noise turns from independent of the solution into its own,
+            eps_b = sqrt(1 - b^2) eps + b eps', b falling from 1 to 0 (SlimFlow, arXiv 2407.12718, eq. 6); 0 for none.
+    """
+
+    pairs: Pairs = field(default_factory=Pairs)
+    anneal: float = 0.0
+    needs_data: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
+        eps = batch.eps
+        if batch.progress < self.anneal:
+            b = 1 - batch.progress / self.anneal
+            eps = (1 - b**2) ** 0.5 * eps + b * normal(eps.shape, rng, eps)
+        return student.path.mix(batch.x0, eps, times.t), batch.x0, eps, batch.cond, times
+
+
+@dataclass(frozen=True)
+class FromPrior:
+    """Noise at t = 1; no data are touched. Labels are uniform."""
+
+    pairs: ClassVar[None] = None
+    needs_data: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
+        eps, cond = normal((batch.size, *student.shape), rng), uniform_labels(batch, student, rng)
+        return student.path.sigma(1.0) * eps, None, eps, cond, times
+
+
+@dataclass(frozen=True)
+class FromRollout:
+    """Points of the teacher's own trajectories from fresh noise, all of them one batch; no data are touched (TBCM, arXiv 2511.20410).
+
+    Attributes:
+        route: DDIM steps of the teacher, from t = 1, the inner times jittered within their cell; the start itself is dropped.
+        refine: teacher steps to a point, since a coarse route leaves the true trajectory.
+    """
+
+    route: int = 8
+    refine: int = 1
+    pairs: ClassVar[None] = None
+    needs_data: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_count("route", self.route, 2)
+        check_count("refine", self.refine)
+
+    def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
+        path, n = student.path, max(1, batch.size // (self.route - 1))
+        labels = uniform_labels(batch._replace(size=n), student, rng)
+        edges = torch.linspace(1, 0, self.route + 1, dtype=torch.float64, device=rng.device)[1:-1]
+        points = edges[:, None] - (uniform(n * len(edges), rng).view(len(edges), n) - 0.5) / self.route * 0.98
+        x, now, states = path.sigma(1.0) * normal((n, *student.shape), rng), torch.ones(n, dtype=torch.float64), []
+        now = now.to(rng.device)
+        with torch.no_grad():
+            for later in points:
+                begin = now
+                for k in range(self.refine):
+                    middle = begin + (later - begin) * (k + 1) / self.refine
+                    x, now = jump(path, x, teacher(x, now, labels).to(x), now, middle), middle
+                states.append(x)
+        t = points.reshape(-1)
+        cond = labels.repeat(len(points)) if labels is not None else None
+        zero = torch.zeros_like(t)
+        return torch.cat(states), None, None, cond, Times(t, zero, zero)
+
+
+def uniform_labels(batch: Batch, student: Network, rng: torch.Generator) -> Tensor | None:
+    """Labels of the batch, or uniform ones where it has none and the student knows classes."""
+    if batch.cond is not None:
+        return batch.cond[: batch.size]
+    if not student.classes:
+        return None
+    return torch.randint(student.classes, (batch.size,), generator=rng, device=rng.device)

@@ -1,0 +1,101 @@
+"""What a recipe is: one configured objective with its rates, the sampler of its student, and its paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from workbench.distill.loop import Optim
+from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.pointwise import Pointwise
+from workbench.errors import unknown
+from workbench.samplers.sample import Sampling
+
+FRESH_RATE = 4.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One published method.
+
+    Attributes:
+        name, paper, summary: what it is. objective: `Pointwise` or `Distributional`, configured.
+        sampling: how its student must be run. optim: player -> rates, for a student that starts as its teacher.
+        batch, ema (of the evaluated weights), steps (how long): defaults.
+        points: options that suit points (d,) better than images.
+    """
+
+    name: str
+    paper: str
+    summary: str
+    objective: Pointwise | Distributional
+    sampling: Sampling
+    optim: dict[str, Optim]
+    batch: int = 64
+    ema: float = 0.995
+    steps: int = 2000
+    points: dict[str, Any] = field(default_factory=dict)
+
+    def configured(self, **options: Any) -> Recipe:
+        """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.
+
+        `lr` sets the student's rate, `critic_lr` the critic's.
+
+        Raises:
+            UnknownName: for an option that nothing here has, with the nearest one.
+        """
+        recipe = self
+        for name, value in options.items():
+            if name in ("batch", "ema", "steps"):
+                recipe = replace(recipe, **{name: value})
+            elif name in ("lr", "critic_lr"):
+                player = "student" if name == "lr" else "critic"
+                if player not in recipe.optim:
+                    raise unknown(f"option of recipe {self.name!r}", name, self.options())
+                recipe = replace(recipe, optim={**recipe.optim, player: replace(recipe.optim[player], lr=value)})
+            else:
+                changed = _replace(recipe.objective, name, value)
+                if changed is None:
+                    raise unknown(f"option of recipe {self.name!r}", name, self.options())
+                recipe = replace(recipe, objective=changed)
+        return recipe
+
+    def fitted(self, shape: tuple[int, ...], fresh: bool) -> Recipe:
+        """With its defaults for points (d,), where the problem is one, and four times its rates for a student that starts
+        from nothing."""
+        recipe = self.configured(**self.points) if len(shape) == 1 else self
+        if not fresh:
+            return recipe
+        return replace(
+            recipe, optim={player: replace(rates, lr=FRESH_RATE * rates.lr) for player, rates in recipe.optim.items()}
+        )
+
+    def options(self) -> list[str]:
+        """Names of everything that `configured` accepts."""
+        rates = ["lr", "critic_lr"] if "critic" in self.optim else ["lr"]
+        return list(dict.fromkeys(["batch", "ema", "steps", *rates, *_names(self.objective)]))
+
+
+def _names(part: Any) -> list[str]:
+    own = [item.name for item in fields(part)]
+    return own + [name for item in own for inner in _parts(getattr(part, item)) for name in _names(inner) if name not in own]
+
+
+def _parts(value: Any) -> list[Any]:
+    """The dataclasses that a field holds: itself, or those of a tuple."""
+    return [item for item in (value if isinstance(value, tuple) else (value,)) if is_dataclass(item)]
+
+
+def _replace(part: Any, name: str, value: Any) -> Any:
+    """The part with the first field of this name replaced, searching nested parts breadth first; None if there is none."""
+    own = [item.name for item in fields(part)]
+    if name in own:
+        return replace(part, **{name: value})
+    for item in own:
+        held = getattr(part, item)
+        for inner in _parts(held):
+            changed = _replace(inner, name, value)
+            if changed is not None:
+                put = tuple(changed if one is inner else one for one in held) if isinstance(held, tuple) else changed
+                return replace(part, **{item: put})
+    return None
