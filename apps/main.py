@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from apps import compare_tab, schedules_tab, session, viewer
+from apps import compare_tab, distill_tab, schedules_tab, session, viewer
 from apps.theme import CSS, theme
 from workbench.errors import WorkbenchError
 
@@ -32,6 +32,8 @@ def build() -> gr.Blocks:
                 compare_tab.build(demo, IDLE_SECONDS, tab)
             with gr.Tab("Schedules", id="schedules") as tab:
                 schedules_tab.build(tab, IDLE_SECONDS)
+            with gr.Tab("Distill", id="distill") as tab:
+                distill_tab.build(tab, IDLE_SECONDS)
     demo.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return demo
 

@@ -59,6 +59,11 @@ def _spaces(_: int) -> dict[str, list[zoo.Entry]]:
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], 5), item[0])))
 
 
+def refresh() -> None:
+    """Read the list of models again at the next question: one has just been trained."""
+    _spaces.cache_clear()
+
+
 def shape_of(entry: zoo.Entry) -> tuple[int, ...]:
     """Shape of one sample, read from the card."""
     if entry.source == "analytic":

@@ -28,7 +28,7 @@ FLOORS = (
     ("zoo",),  # compare
     ("plans",),  # a user's own, beside the zoo
     ("compare",),
-    ("cite", "sweep"),  # read what was compared
+    ("cite", "sweep", "training"),  # read what was compared; a run in its own process that ends in the zoo
     ("bench",),  # what was measured, and how
     ("report",),  # a page about a comparison, with its citations
     ("workbench",),  # the public face, workbench/__init__.py: names only, each loaded when asked for

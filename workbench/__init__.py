@@ -28,6 +28,7 @@ _LAZY = {
     "recipes": "workbench.distill.recipes:recipes",
     "compare": "workbench.compare:",
     "sweep": "workbench.sweep:",
+    "training": "workbench.training:",
     "cite": "workbench.cite:",
     "report": "workbench.report:",
     "data": "workbench.data:",

@@ -14,9 +14,11 @@ from workbench.views.schedule import log_snr, plan_table, schedules
 from workbench.views.stability import stability_regions
 from workbench.views.style import colors
 from workbench.views.targets import target_distance, target_diversity
+from workbench.views.training import training_curves
 from workbench.views.trajectory import film_strip, target_grid_strip
 
 __all__ = [
+    "training_curves",
     "Density",
     "Field",
     "bars",
