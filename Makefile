@@ -16,7 +16,7 @@ app: $(VENV)/.installed-app ## install if needed, then open the comparison app o
 	@exec $(VENV)/bin/workbench app $(ARGS)
 
 test: $(VENV)/.installed-test ## install if needed, then run the whole suite: doctests, tests, notebooks (ARGS="-k paths")
-	@$(PY) -m pytest $(ARGS)
+	@OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest $(ARGS) # waiting threads sleep: a spinning one holds the core that another process needs
 
 lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
 	@exec $(VENV)/bin/jupyter lab notebooks/ $(ARGS)

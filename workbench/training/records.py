@@ -146,6 +146,9 @@ class Run:
         write_json(self.folder / CONTROL, {"want": "run"})
         (self.folder / PROCESS).unlink(missing_ok=True)  # the new process waits until it is named there
         environment = {**os.environ, "WORKBENCH_HOME": str(self.folder.parent.parent)}
+        environment.setdefault(
+            "OMP_WAIT_POLICY", "PASSIVE"
+        )  # waiting threads sleep: a spinning one takes the core of the face that watches
         source = str(Path(__file__).resolve().parents[2])  # a process elsewhere finds this package, installed or not
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
         try:

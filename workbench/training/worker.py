@@ -56,6 +56,9 @@ class Reporter:
                 file.write(json.dumps(row) + "\n")
         affordable = self.spent + self.drawing <= SHARE * (progress.seconds - self.began)
         if progress.average is not None and (last or (began - self.last_draw >= DRAW and (affordable or not self.last_draw))):
+            if not self.last_draw:  # the first one loads and warms what the others find ready: it says nothing of their cost
+                draw(progress.samples)
+                began = time.monotonic()
             self.last_draw = began
             place_tensor(self.folder / records.SAMPLES, draw(progress.samples), progress.step)
             self.drawing = time.monotonic() - began
