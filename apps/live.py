@@ -216,7 +216,8 @@ def live(parts: Parts, shown: Shown | None, *values: Any) -> Iterator[dict]:
                 sent |= {picture: {**message, "again": True} for picture, message in drawn.items()}
                 drawn, began = {}, time.monotonic()
     told = {**parts.idle, parts.link: links.to_query(setup), parts.message: _told(setup, slow)}
-    yield {**sent, **drawn, **told, parts.shown: replace(asking, ends=tuple(ends))}
+    # what was sent before comes again, since the page now and then misses one of two close updates
+    yield {**late, **sent, **drawn, **told, parts.shown: replace(asking, ends=tuple(ends))}
 
 
 def _ends(shown: Shown | None, setup: Setup) -> list[tuple[int, Frame | None]]:

@@ -122,7 +122,7 @@ def test_a_run_stops_within_a_step_and_goes_on():
         controls = shown.controls
         controls.seed.value = 7
         assert controls.progress.layout.visibility == "visible" and not controls.stop.disabled
-        while not controls.progress.value:
+        while not (controls.progress.value and shown.trajectories):  # the student is done, the teacher is under way
             await asyncio.sleep(0.001)
         controls.stop.click()
         at = controls.progress.value

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from workbench.errors import WorkbenchError, unknown
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread sleeps: a spinning one holds a core that others need
+
 EXAMPLES = """\
 examples:
   workbench app --open                                      the comparison in a browser
