@@ -9,6 +9,7 @@ from typing import Any
 from workbench import zoo
 from workbench.callable_module import make_callable
 from workbench.compare import Column, Comparison
+from workbench.distill.objectives.moments import Moments
 from workbench.distill.recipes import Recipe
 from workbench.errors import WorkbenchError, unknown
 from workbench.paths import Path
@@ -101,6 +102,7 @@ USES: dict[str, tuple[str, ...]] = {
     "ctm": ("kim2024consistency",),
     "scm": ("lu2025simplifying", "chen2025sanasprint"),
     "tbcm": ("tang2025imagefree", "lu2025simplifying"),
+    "sana-sprint": ("chen2025sanasprint", "lu2025simplifying", "sauer2024fast"),
     "meanflow": ("geng2025mean",),
     "meanflow-dispersive": ("zou2025dm1", "geng2025mean"),
     "splitmeanflow": ("guo2025splitmeanflow", "geng2025mean"),
@@ -109,6 +111,9 @@ USES: dict[str, tuple[str, ...]] = {
     "freeflow": ("tong2025flow",),
     "dmd2": ("yin2024improved", "yin2024onestep"),
     "pseudo-huber": ("song2024improved",),
+    "moment matching": ("aiello2024fast", "gretton2012kernel"),
+    "adversarial term": ("sauer2024fast",),
+    "mixed target": ("shing2025taid",),
     # metrics, by function, and as the tables call them
     "sliced_wasserstein": ("bonneel2015sliced",),
     "sw2": ("bonneel2015sliced",),
@@ -218,6 +223,13 @@ def _of_recipe(recipe: Recipe) -> Iterator[str]:
     yield from _known(recipe.name, recipe.sampling.sampler)
     if type(getattr(recipe.objective, "metric", None)).__name__ == "PseudoHuber":
         yield "pseudo-huber"
+    if isinstance(recipe.objective, Moments):
+        yield "moment matching"
+    yield from (
+        name
+        for part, name in (("gan", "adversarial term"), ("mixing", "mixed target"))
+        if getattr(recipe.objective, part, None)
+    )
 
 
 def _of_model(model: Any, scale: float) -> Iterator[str]:

@@ -31,6 +31,9 @@ def _software(url: str, **more: str) -> dict[str, Any]:
 
 
 REFERENCES: dict[str, Reference] = {
+    "aiello2024fast": Reference(
+        "Fast Inference in Denoising Diffusion Models via MMD Finetuning",
+        "Aiello, Emanuele; Valsesia, Diego; Magli, Enrico", 2024, "2301.07969"),
     "binkowski2018demystifying": Reference(
         "Demystifying MMD GANs", "Bińkowski, Mikołaj; Sutherland, Danica J.; Arbel, Michael; Gretton, Arthur", 2018,
         "1801.01401", ICLR),
@@ -151,6 +154,12 @@ REFERENCES: dict[str, Reference] = {
     "sabour2025align": Reference(
         "Align Your Flow: Scaling Continuous-Time Flow Map Distillation",
         "Sabour, Amirmojtaba; Fidler, Sanja; Kreis, Karsten", 2025, "2506.14603", NIPS),
+    "sauer2024fast": Reference(
+        "Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation",
+        "Sauer, Axel; Boesel, Frederic; Dockhorn, Tim; Blattmann, Andreas; Esser, Patrick; Rombach, Robin", 2024, "2403.12015"),
+    "shing2025taid": Reference(
+        "TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language Models",
+        "Shing, Makoto; Misaki, Kou; Bao, Han; Yokoi, Sho; Akiba, Takuya", 2025, "2501.16937"),
     "tang2025imagefree": Reference(
         "Image-Free Timestep Distillation via Continuous-Time Consistency with Trajectory-Sampled Pairs",
         "Tang, Bao; Zhang, Shuai; Zhu, Yueting; Xiang, Jijun; Yang, Xin; Yu, Li; Liu, Wenyu; Wang, Xinggang", 2025, "2511.20410"),

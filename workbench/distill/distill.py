@@ -19,8 +19,9 @@ from workbench import paths
 from workbench.data import load as load_data
 from workbench.data.batches import sampler
 from workbench.denoiser import Denoiser, Network, picture_shape
-from workbench.distill.loop import Batch, Progress, train
+from workbench.distill.loop import Batch, Optim, Progress, train
 from workbench.distill.objectives.distributional import BackSimulation
+from workbench.distill.objectives.moments import Moments
 from workbench.distill.recipes import Recipe, get
 from workbench.errors import MissingSource, WorkbenchError, check_count
 from workbench.samplers.run import record
@@ -110,7 +111,7 @@ def _distill(teacher, student, recipe, draw, folder, steps, seconds, seed, devic
     batches = lambda rng: Batch(*draw(rng), recipe.batch)  # noqa: E731
     for progress in train(
         objective, batches, config, run=folder, steps=steps, seconds=seconds, seed=seed,
-        optim=recipe.optim, ema=recipe.ema, device=device,
+        optim=_rates(recipe, objective), ema=recipe.ema, device=device,
     ):  # fmt: skip
         if progress.average is not None:
             averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes, student.two_times)
@@ -178,7 +179,14 @@ class _Measure:
         }
 
 
+def _rates(recipe: Recipe, objective: Any) -> dict[str, Optim]:
+    """Rates of every player; one that an option has added learns at the student's."""
+    return {name: recipe.optim.get(name, recipe.optim["student"]) for name in objective.players}
+
+
 def _sampling(recipe: Recipe) -> Sampling:
+    if isinstance(recipe.objective, Moments):
+        return recipe.objective.sampling
     inputs = getattr(recipe.objective, "inputs", None)
     if isinstance(inputs, BackSimulation) and len(inputs.times) > 1:
         times = [*inputs.times, 0.0]

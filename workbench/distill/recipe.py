@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.distill.loop import Optim
 from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.pointwise import Pointwise
 from workbench.errors import unknown
 from workbench.samplers.sample import Sampling
@@ -28,7 +29,7 @@ class Recipe:
     name: str
     paper: str
     summary: str
-    objective: Pointwise | Distributional
+    objective: Pointwise | Distributional | Moments
     sampling: Sampling
     optim: dict[str, Optim]
     batch: int = 64
@@ -39,7 +40,7 @@ class Recipe:
     def configured(self, **options: Any) -> Recipe:
         """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.
 
-        `lr` sets the student's rate, `critic_lr` the critic's.
+        `lr` sets the student's rate, `critic_lr` that of a player called critic.
 
         Raises:
             UnknownName: for an option that nothing here has, with the nearest one.
@@ -48,8 +49,8 @@ class Recipe:
         for name, value in options.items():
             if name in ("batch", "ema", "steps"):
                 recipe = replace(recipe, **{name: value})
-            elif name in ("lr", "critic_lr"):
-                player = "student" if name == "lr" else "critic"
+            elif name == "lr" or name.endswith("_lr"):
+                player = "student" if name == "lr" else name[:-3]
                 if player not in recipe.optim:
                     raise unknown(f"option of recipe {self.name!r}", name, self.options())
                 recipe = replace(recipe, optim={**recipe.optim, player: replace(recipe.optim[player], lr=value)})
@@ -72,7 +73,7 @@ class Recipe:
 
     def options(self) -> list[str]:
         """Names of everything that `configured` accepts."""
-        rates = ["lr", "critic_lr"] if "critic" in self.optim else ["lr"]
+        rates = ["lr", *(f"{player}_lr" for player in self.optim if player != "student")]
         return list(dict.fromkeys(["batch", "ema", "steps", *rates, *_names(self.objective)]))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.distill.loop import Optim
+from workbench.distill.objectives.adversarial import Adversarial
 from workbench.distill.objectives.distributional import Distributional
 from workbench.distill.objectives.extras import Anchor, Correction, Dispersive
+from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.pairs import Pairs
 from workbench.distill.objectives.parts import L2, AdaptiveL2, Hard, InverseGap, InverseStep, PseudoHuber, RootL2, TruncatedSNR
 from workbench.distill.objectives.pointwise import Pointwise
@@ -142,6 +144,15 @@ ROWS = (
         Pointwise(start=FromRollout(), times=Noisy(), target=TrigTangent("teacher"), metric=L2(), compare="trig"),
         RENOISED, lr=1.5e-4,
     ),
+    Recipe(
+        "sana-sprint",
+        paper="arXiv 2503.09641",
+        summary="Continuous consistency beside a discriminator on the teacher's features, half of whose samples start from pure noise.",
+        objective=Pointwise(times=Noisy(mean=0.2, std=1.6), target=TrigTangent("teacher"), metric=L2(), compare="trig", gan=Adversarial(0.5)),
+        sampling=RENOISED,
+        optim={"student": Optim(lr=3e-4), "discriminator": Optim(lr=3e-4)},
+        points={"batch": 256, "dropout": 0.5, "lr": 1.5e-4, "mean": 0.0, "std": 2.0, "gan": Adversarial(0.02, top=1.0)},
+    ),
     # --- average velocity
     _row(
         "meanflow", "2505.13447", "MeanFlow: the average velocity satisfies a derivative identity; trained on data, without a teacher.",
@@ -180,7 +191,19 @@ ROWS = (
             start=FromPrior(), times=FromTop(step=0.0, boundary=0.0), target=Lagrangian(), metric=AdaptiveL2(), compare="velocity",
             two_times=True, extras=(Correction(),),
         ),
-        JUMP, critic=Optim(lr=3e-4, decay=0.5), lr=2.5e-4,
+        JUMP, critic=Optim(lr=3e-4, decay=0.5), lr=2.5e-4, extras=(Correction(0.1),),
+    ),
+    # --- the law of a few-step sampler
+    Recipe(
+        "mmd",
+        paper="arXiv 2301.07969",
+        summary="Moment matching: the few-step DDIM sampler is finetuned as a whole until features of its samples have the data's law.",
+        objective=Moments(),
+        sampling=Sampling("ddim", 4),
+        optim={"student": Optim(lr=1e-4, clip=0.5)},
+        batch=128,
+        steps=500,
+        points={"batch": 256, "dropout": 0.5, "kernel": "rbf", "lr": 5e-4},
     ),
     # --- distribution matching
     Recipe(

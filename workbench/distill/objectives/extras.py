@@ -16,7 +16,7 @@ from workbench.denoiser import Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.flow_matching import logit_normal
 from workbench.distill.objectives.maps import ask, jump, tau_of, velocity
-from workbench.distill.objectives.parts import normal
+from workbench.distill.objectives.parts import drop_labels, normal
 from workbench.distill.objectives.starts import uniform_labels
 from workbench.distill.objectives.targets import Point
 from workbench.errors import WorkbenchError
@@ -24,9 +24,11 @@ from workbench.paths import per_sample
 
 
 class Extra:
-    """An extra without players of its own."""
+    """An extra without players of its own; a `balanced` one finds the main loss' pull on the prediction in `pull`."""
 
     players: tuple[str, ...] = ()
+    balanced = False
+    pull: Tensor
 
     def __init__(self, switches: Any, bound: Any):
         self.switches, self.bound = switches, bound
@@ -90,7 +92,7 @@ class _BoundDispersive(Extra):
 class Correction:
     """The student's one-step samples are moved by the gap of two velocities, the critic's minus the teacher's (FreeFlow, arXiv 2511.19428, section 3.3).
 
-    The critic learns the student's law by flow matching. The term is scaled to the size of the main loss's own pull.
+    The critic learns the student's law by flow matching. The gap is scaled to the mean norm of the main loss' own gradient (eq. 14).
 
     Attributes:
         weight: against the prediction's pull. share: of the batch. mean: of the logit-normal noise level, biased to noise.
@@ -107,6 +109,7 @@ class Correction:
 
 class _BoundCorrection(Extra):
     players = ("critic",)
+    balanced = True
 
     def __init__(self, switches: Correction, bound: Any):
         super().__init__(switches, bound)
@@ -123,7 +126,7 @@ class _BoundCorrection(Extra):
 
     def _generate(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         student, n = self.bound.student, max(2, int(batch.size * self.switches.share))
-        cond = uniform_labels(batch._replace(size=n), student, rng)
+        cond = drop_labels(uniform_labels(batch._replace(size=n), student, rng), self.bound.switches.dropout, rng)
         top = torch.ones(n, dtype=torch.float64, device=rng.device)
         x = student.path.sigma(1.0) * normal((n, *student.shape), rng)
         return jump(student.path, x, ask(student, x, top, cond, 0 * top), top, 0 * top), cond
@@ -136,9 +139,9 @@ class _BoundCorrection(Extra):
         with torch.no_grad():
             x_t = self.bound.student.path.mix(x, normal(x.shape, rng), t)
             gap = velocity(self.critic, x_t, t, cond) - velocity(self.bound.teacher, x_t, t, cond)
-            # x0 = x_t - tau v, so this points from the critic's estimate of x0 to the teacher's; never longer than a unit
-            pull = gap / gap.square().mean().sqrt().clamp_min(1.0)
-        value = 0.5 * self.switches.weight * (x - (x + pull).detach()).square().mean()
+            # x0 = x_t - tau v, so this points from the critic's estimate of x0 to the teacher's
+            step = self.switches.weight * self.pull / (gap.flatten(1).norm(dim=1).mean() + 1e-6) * gap
+        value = 0.5 * (x - (x + step).detach()).square().flatten(1).sum(1).mean()
         return value, {"gap": gap.square().mean().sqrt()}
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
+from workbench.distill.objectives import adversarial
 from workbench.distill.objectives.maps import ask, jump, tau_of
+from workbench.distill.objectives.mixing import Mix, Mixing
 from workbench.distill.objectives.parts import L2, drop_labels, guided
 from workbench.distill.objectives.starts import FromData, FromPairs, FromPrior, FromRollout
 from workbench.distill.objectives.targets import SMALL, DiscreteConsistency, Point, Target, angle_of
@@ -54,6 +56,7 @@ class Pointwise:
         two_times: the student is a flow map, X(x, t, s). push: prediction and target are both carried on to s = 0 by the target
             net before they are compared (CTM, arXiv 2310.02279, eq. 6).
         average: decay of the target net, 0 for the student itself. extras: further losses, see `extras`.
+        gan: adversarial term, a weight or a part; None for none. mixing: target that starts near the student (TAID); None for the rule's own.
         guidance: classifier-free scale of the teacher, baked into the student; None for its own setting. dropout: share of null labels.
     """
 
@@ -67,6 +70,8 @@ class Pointwise:
     push: bool = False
     average: Average = field(default_factory=lambda: Average(0.0))
     extras: tuple[Any, ...] = ()
+    gan: adversarial.Adversarial | None = None
+    mixing: Mixing | None = None
     guidance: float | None = None
     dropout: float = 0.1
 
@@ -75,6 +80,9 @@ class Pointwise:
             raise unknown("compare", self.compare, COMPARED)
         if isinstance(self.average, (int, float)):
             object.__setattr__(self, "average", Average(float(self.average)))
+        object.__setattr__(self, "gan", adversarial.of(self.gan))
+        if isinstance(self.mixing, (int, float)):
+            object.__setattr__(self, "mixing", Mixing(start=float(self.mixing)))
         if self.push and not self.two_times:
             raise WorkbenchError(
                 "push=True carries a jump on to s = 0, so it needs a student with two times: set two_times=True."
@@ -83,7 +91,7 @@ class Pointwise:
     @property
     def needs_data(self) -> bool:
         """Whether training looks at real samples."""
-        return self.start.needs_data
+        return self.start.needs_data or self.gan is not None
 
     def bind(self, teacher: Denoiser, student: Network) -> BoundPointwise:
         """The objective for this teacher and student."""
@@ -110,7 +118,10 @@ class BoundPointwise:
             self.frozen |= {"previous": self.previous.net, "stage": self.stage}
         if switches.start.pairs is not None:
             self.prepare = self._prepare
-        self.extras = [extra.bind(self) for extra in switches.extras]
+        self.extras = [extra.bind(self) for extra in (*switches.extras, *([switches.gan] if switches.gan else []))]
+        self.mix = None
+        if switches.mixing is not None:
+            self.mix = self.frozen["mix"] = Mix(switches.mixing)
 
     def turn(self, step: int) -> Sequence[str]:
         """The student, and the players of the extras."""
@@ -129,12 +140,18 @@ class BoundPointwise:
         with torch.no_grad():
             target = switches.target(self._guide(point), self.target_net, point, rng)
         prediction = ask(student, point.x, point.t, point.cond, point.s)
+        if self.mix is not None:
+            target = self.mix(prediction, target)
         error = switches.metric(*self._compared(prediction, target, point))
         if switches.weight is not None:
             tau = (tau_of(student.path, time) for time in (point.t, point.r, point.s))
             error = error * switches.weight(*tau).to(error)
         loss, parts = error.mean(), halves(error, point.t)
+        if self.mix is not None:
+            self.mix.follow(loss, batch.progress)
         for extra in self.extras:
+            if extra.balanced:
+                extra.pull = pull_of(loss, prediction)
             value, more = extra.term(point, prediction, batch, rng)
             loss, parts = loss + value, parts | more
         return loss, parts
@@ -196,6 +213,12 @@ def _copy(network: Network) -> Network:
     other = copy.copy(network)
     other.net = copy.deepcopy(network.net).requires_grad_(False).eval()
     return other
+
+
+def pull_of(loss: Tensor, prediction: Tensor) -> Tensor:
+    """Mean norm of the loss' gradient in each sample's prediction, for a term that is to be as strong."""
+    (gradient,) = torch.autograd.grad(loss, prediction, retain_graph=True)
+    return len(gradient) * gradient.flatten(1).norm(dim=1).mean()
 
 
 @torch.no_grad()

@@ -223,7 +223,7 @@ class Lagrangian:
     exact: bool = True
 
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
-        x, t, s, cond, path = point.x, point.t, point.s.clamp_min(SMALL), point.cond, student.path
+        x, t, s, cond, path = point.x, point.t, point.s.clamp(SMALL, 1 - SMALL), point.cond, student.path
         tau, tau_s = tau_of(path, t), tau_of(path, s)
         one = torch.ones_like(tau_s)
         u, slope = total_derivative(

@@ -1,0 +1,96 @@
+"""Every recipe on an image set: one run of the same length each, and the figures of its student in one, two and four evaluations.
+
+    python benchmarks/images.py --space digits --seconds 60 --out benchmarks/results/images_digits.json
+
+A finished cell is kept in --cells and not run again; a stopped run goes on from its checkpoint. Seconds are wall-clock seconds of
+training, without measuring. Stochastic chains are sampled as the student's card says, at each number of evaluations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+import workbench as wb
+from workbench.distill.recipes import RECIPES
+from workbench.errors import WorkbenchError
+from workbench.files import write_json
+from workbench.zoo.measure import measure
+
+COUNTS = (1, 2, 4)
+LESS = {"count": 2048}  # pairs: as many as one minute can use
+
+
+def cell(recipe: str, space: str, seconds: float, seed: int, place: Path) -> dict:
+    """Train and measure one recipe; a failure is a sentence in the row."""
+    teacher, began = wb.load(f"{space}/teacher"), time.perf_counter()
+    options = {key: value for key, value in LESS.items() if key in RECIPES[recipe].options()}
+    try:
+        curve = []
+        for progress in wb.distill(teacher, recipe, run=place / recipe, seconds=seconds, seed=seed, **options):
+            if progress.stage == "train" and progress.metrics:
+                curve.append((round(progress.seconds, 1), progress.step, progress.metrics))
+        figures = measure(progress.student, steps=COUNTS)
+    except WorkbenchError as error:
+        return {"recipe": recipe, "failed": str(error)}
+    return {
+        "recipe": recipe,
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "preparing": round(time.perf_counter() - began - progress.seconds, 1),
+        "parameters": sum(p.numel() for p in progress.student.net.parameters()),
+        "figures": figures,
+        "curve": curve,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--space", default="digits", choices=("digits", "fashion"))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="recipes, with commas between; all by default")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cells", type=Path, default=Path("runs/images"))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    known = sorted(RECIPES)
+    names = args.only.split(",") if args.only else known
+    if wrong := [name for name in names if name not in known]:
+        sys.exit(f"unknown recipe {wrong[0]!r}: one of {', '.join(known)}.")
+    place = args.cells / f"{args.space}-{args.seconds:g}s-{args.seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in names:
+        file = place / f"{name}.json"
+        if not file.exists():
+            write_json(file, cell(name, args.space, args.seconds, args.seed, place))
+        rows.append(json.loads(file.read_text()))
+        print(text(rows[-1]), flush=True)
+    if args.out:
+        facts = {"space": args.space, "seconds": args.seconds, "seed": args.seed, "threads": args.threads,
+                 "torch": torch.__version__, "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}  # fmt: skip
+        write_json(args.out, {**facts, "rows": rows})
+
+
+def text(row: dict) -> str:
+    """One line."""
+    if "failed" in row:
+        return f"{row['recipe']:20} {row['failed']}"
+    found = [row["figures"][str(n)] for n in COUNTS if str(n) in row["figures"]]
+    shown = "  ".join(f"{f['frechet']:6.2f} {f['agreement']:.3f} {f['recall']:.3f}" for f in found)
+    return f"{row['recipe']:20} {row['steps']:5d} steps {row['seconds']:5.0f} s   {shown}"
+
+
+if __name__ == "__main__":
+    main()
