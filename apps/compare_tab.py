@@ -37,7 +37,17 @@ class Contender:
         return [self.model, self.sampler, self.schedule, self.steps, self.guidance]
 
 
-def build(demo: gr.Blocks, idle_seconds: float, tab: gr.Tab) -> None:
+@dataclass
+class Door:
+    """How another tab opens a comparison: values of `controls` from `_opened`, then `draw` from `inputs` to `outputs`."""
+
+    controls: list[Any]
+    draw: Any
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def build(demo: gr.Blocks, idle_seconds: float, tab: gr.Tab) -> Door:
     """Lay `tab` out and connect it; to be called inside it."""
     setup = links.opening(next(iter(session.spaces())))
     shown = gr.State(None, time_to_live=idle_seconds)
@@ -115,6 +125,7 @@ def build(demo: gr.Blocks, idle_seconds: float, tab: gr.Tab) -> None:
     stop.click(functools.partial(live.stopped, parts), shown, parts.all, cancels=[running, *drawings], **_light("stop"))
     link.change(None, link, None, js="(query) => window.workbench.link(query)", **_light())
     link.change(details.texts, shown, texts, trigger_mode="always_last", **_light())
+    return Door(controls, functools.partial(_draw, parts), [shown, opened], parts.all)
 
 
 def _light(name: str | None = None) -> dict[str, Any]:

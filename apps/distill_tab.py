@@ -37,7 +37,14 @@ class Page:
         return Page()  # every page starts with its own
 
 
-def build(tab: gr.Tab, idle_seconds: float) -> None:
+@dataclass
+class Door:
+    """How another tab asks for a run: values of space, teacher and recipe, then what `_formed` returns."""
+
+    controls: list[Any]
+
+
+def build(tab: gr.Tab, idle_seconds: float) -> Door:
     """Lay `tab` out and connect it; nothing is read from the run folders until it is opened."""
     space = "eight_gaussians" if "eight_gaussians" in session.spaces() else next(iter(session.spaces()))
     names, known = laboratory.teachers(space), [recipe.name for recipe in recipes()]
@@ -100,6 +107,7 @@ def build(tab: gr.Tab, idle_seconds: float) -> None:
     ]
     for event in (started, *told):
         event.then(functools.partial(look, anew=True), watched, outputs, **_light())
+    return Door([where, teacher, recipe, *form])
 
 
 def _light(name: str | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from apps import compare_tab, distill_tab, schedules_tab, session, viewer
+from apps import compare_tab, distill_tab, leaderboard_tab, schedules_tab, session, viewer
 from apps.theme import CSS, theme
 from workbench.errors import WorkbenchError
 
@@ -28,13 +28,15 @@ def build() -> gr.Blocks:
     """The page, not yet served; nothing is trained, measured or loaded from disk but the cards."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800), fill_width=True) as demo:
         viewer.page_head(TITLE, INTRO)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Compare", id="compare") as tab:
-                compare_tab.build(demo, IDLE_SECONDS, tab)
+                compare = compare_tab.build(demo, IDLE_SECONDS, tab)
             with gr.Tab("Schedules", id="schedules") as tab:
                 schedules_tab.build(tab, IDLE_SECONDS)
             with gr.Tab("Distill", id="distill") as tab:
-                distill_tab.build(tab, IDLE_SECONDS)
+                distill = distill_tab.build(tab, IDLE_SECONDS)
+            with gr.Tab("Leaderboard", id="leaderboard") as tab:
+                leaderboard_tab.build(tab, tabs, compare, distill)
     demo.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return demo
 

@@ -1,5 +1,6 @@
-"""The committed benchmark: which sampler on which schedule, at how many evaluations, on four teachers."""
+"""The committed benchmarks: which sampler on which schedule on four teachers (`solvers`), and which recipe to start with (`recipes`)."""
 
+from workbench.bench import recipes
 from workbench.bench.solvers import Entry, best, load, measure, stored, text
 
-__all__ = ["Entry", "best", "load", "measure", "stored", "text"]
+__all__ = ["Entry", "best", "load", "measure", "recipes", "stored", "text"]

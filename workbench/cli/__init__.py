@@ -248,6 +248,27 @@ def build_parser() -> Parser:
     solving.add_argument("--best", type=int, default=5, help="how many to list for each teacher (default: %(default)s)")
     solving.add_argument("--out", metavar="FILE", help="also draw error against evaluations, as .html or .png")
 
+    recipes = command(
+        "recipes",
+        "benching:recipes",
+        "train every recipe on exact teachers with the same processor time, and measure the students",
+        "workbench bench recipes --only cd,dmd2 --spaces eight_gaussians --seconds 60 --jobs 2",
+        into=parts,
+    )
+    recipes.add_argument("--only", metavar="NAMES", help="recipes, with commas between (default: all)")
+    recipes.add_argument(
+        "--spaces", metavar="NAMES", help="analytic teachers, with commas between (default: two of 2-D, one of 64-D)"
+    )
+    recipes.add_argument("--jobs", type=int, default=1, help="processes at once, of one thread each (default: %(default)s)")
+    recipes.add_argument(
+        "--seconds", type=float, default=60.0, help="processor time of training, each recipe and space (default: %(default)s)"
+    )
+    recipes.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    recipes.add_argument(
+        "--cells", metavar="FOLDER", help="where finished cells are kept, not to be run again (default: runs/bench-recipes)"
+    )
+    recipes.add_argument("--out", metavar="FILE", help="also write all rows, such as benchmarks/results/recipes.json")
+
     command("doctor", "doctor:doctor", "say what this machine has, what it lacks, and how to get it")
     return top
 

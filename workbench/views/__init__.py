@@ -6,6 +6,7 @@ from workbench.views.errors import error_against_evaluations, local_error
 from workbench.views.export import save
 from workbench.views.fit import fit_curve
 from workbench.views.grid import cell_at, data_uri, difference, image_grid, png
+from workbench.views.leaderboard import leaderboard, leaderboard_table
 from workbench.views.motion import motion, principal
 from workbench.views.points import Density, nearest, particles, points_image
 from workbench.views.precision import precision_curve
@@ -31,6 +32,8 @@ __all__ = [
     "film_strip",
     "fit_curve",
     "image_grid",
+    "leaderboard",
+    "leaderboard_table",
     "local_error",
     "log_snr",
     "loss_curves",
