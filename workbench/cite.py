@@ -91,8 +91,14 @@ USES: dict[str, tuple[str, ...]] = {
     "reflow": ("liu2023flow",),
     "instaflow": ("liu2024instaflow", "liu2023flow"),
     "rfpp": ("lee2024improving", "liu2023flow"),
+    "keypoints": ("zhang2025accvideo",),
     "slimflow": ("zhu2024slimflow", "liu2023flow"),
+    "hipa": ("zhang2023hipa",),
     "progressive": ("salimans2022progressive",),
+    "agd": ("jensen2025efficient",),
+    "ddgan": ("xiao2022tackling",),
+    "guided distillation": ("meng2023distillation",),
+    "low-rank updates": ("hu2022lora",),
     "cd": ("song2023consistency",),
     "ct": ("song2023consistency",),
     "ict": ("song2024improved", "song2023consistency"),
@@ -225,6 +231,10 @@ def _of_recipe(recipe: Recipe) -> Iterator[str]:
         yield "pseudo-huber"
     if isinstance(recipe.objective, Moments):
         yield "moment matching"
+    if isinstance(getattr(recipe.objective, "guidance", None), tuple):
+        yield "guided distillation"
+    if recipe.lora:
+        yield "low-rank updates"
     yield from (
         name
         for part, name in (("gan", "adversarial term"), ("mixing", "mixed target"))
@@ -236,6 +246,10 @@ def _of_model(model: Any, scale: float) -> Iterator[str]:
     """What a model was made with: its recipe and network, the guidance that it runs with or that was distilled into it."""
     card = getattr(model, "card", None) or {}
     yield from _known(str(card.get("recipe", "")), str(card.get("network", "")))
+    if card.get("guidance_input"):
+        yield "guided distillation"
+    if (card.get("trained") or {}).get("lora"):
+        yield "low-rank updates"
     if card.get("network"):
         yield "diffusers"
         if card.get("role") == "teacher" and card.get("kind") == "flow":

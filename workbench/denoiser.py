@@ -28,7 +28,7 @@ def tally(rows: int) -> None:
         box[0] += rows
 
 
-def evaluate(model: Denoiser, x: Tensor, t: float, cond: Any = None, **second_time: float) -> tuple[Tensor, int]:
+def evaluate(model: Denoiser, x: Tensor, t: float, cond: Any = None, **second_time: Any) -> tuple[Tensor, int]:
     """Return (x0 estimate, network evaluations per sample) of one call."""
     counting, box = _rows.get(), [0]
     token = _rows.set(box)
@@ -53,6 +53,11 @@ class Network:
         two_times: the network is a flow map; `model(x, t, cond, s=...)` returns the x0 estimate whose
             deterministic step from t lands where the map does.
 
+    Attributes:
+        guidance_input: (low, high) of the guidance scale w that the network takes as an input, or None. scale: the w of calls
+            that give none, a number or one for each row (a shorter list is repeated). z_dim: size of the latent z that the
+            network takes, 0 for none; `run` draws it at every step, and a call without one has z = 0.
+
     >>> model = Network(lambda x, t, cond: torch.zeros_like(x), "linear", "flow", (2,))
     >>> model(torch.ones(3, 2), 0.5).shape
     torch.Size([3, 2])
@@ -73,10 +78,15 @@ class Network:
         self.shape, self.classes, self.two_times = tuple(shape), classes, two_times
         first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
         self.dtype = first.dtype if first is not None else None
+        config = getattr(net, "config", None) or {}
+        self.guidance_input = tuple(config.get("guidance_input") or ()) or None
+        self.z_dim, self.scale = int(config.get("z_dim", 0)), None
         self.rescale = self.path.sigma(1.0) > 2  # variance-exploding: the network sees x / r and predicts in units of r
 
-    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None) -> Tensor:
-        return self.path.convert(self.predict(x, t, cond, s), x, t, self.kind, "x0")
+    def __call__(
+        self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None, w: Any = None, z: Any = None
+    ) -> Tensor:
+        return self.path.convert(self.predict(x, t, cond, s, w, z), x, t, self.kind, "x0")
 
     def unit(self, x: Tensor, t: float | Tensor) -> Tensor | float:
         """r = sqrt(alpha^2 + sigma^2), what the network's input and output are measured in; 1 except on exploding paths."""
@@ -85,17 +95,36 @@ class Network:
         times = torch.as_tensor(t, dtype=torch.float64)
         return paths.per_sample((self.path.alpha(times) ** 2 + self.path.sigma(times) ** 2).sqrt(), x)
 
-    def predict(self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None) -> Tensor:
+    def inputs(self, x: Tensor, w: Any = None, z: Tensor | None = None) -> dict[str, Tensor]:
+        """The further inputs of the network by name, for states x: the scale w and the latent z, where it takes them.
+
+        Raises:
+            WorkbenchError: if it takes a scale and there is none.
+        """
+        given: dict[str, Tensor] = {} if z is None else {"z": z.to(x)}
+        if self.guidance_input is not None:
+            w = self.scale if w is None else w
+            if w is None:
+                raise WorkbenchError(
+                    "this network takes the guidance scale as an input: call it with w=..., or set its .scale."
+                )
+            given["w"] = rows_of(w, x)
+        return given
+
+    def predict(
+        self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None, w: Any = None, z: Any = None
+    ) -> Tensor:
         """The network's own prediction, of its own kind, at (x, t); arguments as for a call."""
         r = self.unit(x, t)
         inputs = x / r if self.rescale else x
         inputs = inputs.to(self.dtype) if self.dtype is not None else inputs
         time = _times(t, inputs)
+        more = self.inputs(inputs, w, z) if self.guidance_input or z is not None else {}
         if self.two_times:
             second = time if s is None else _times(s, inputs)
-            prediction = self.net(inputs, time, cond, second)
+            prediction = self.net(inputs, time, cond, second, **more)
         else:
-            prediction = self.net(inputs, time, cond)
+            prediction = self.net(inputs, time, cond, **more)
         tally(len(x))
         prediction = prediction.to(x.dtype)
         return r * prediction if self.rescale else prediction
@@ -135,6 +164,12 @@ def _times(t: float | Tensor, like: Tensor) -> Tensor:
     return t.to(like).expand(len(like)) if isinstance(t, Tensor) else like.new_full((len(like),), t)
 
 
+def rows_of(w: float | Tensor, like: Tensor) -> Tensor:
+    """A scale for each row of `like`, (n,): row i has w[i mod m] of m scales."""
+    w = torch.as_tensor(w, dtype=like.dtype, device=like.device).reshape(-1)
+    return w.repeat(-(-len(like) // len(w)))[: len(like)]
+
+
 class Wrapper:
     """A denoiser around another: attributes that it does not have are the inner one's."""
 
@@ -154,29 +189,32 @@ class Guided(Wrapper):
     costs two. The papers that write (1 + w) cond - w null mean scale = 1 + w.
 
     Args:
+        scale: a number, or one for each row (m,), repeated where there are more rows.
         interval: times (low, high) within which guidance acts (arXiv 2404.07724); outside, scale = 1.
     """
 
-    def __init__(self, model: Denoiser, scale: float, interval: tuple[float, float] = (0.0, 1.0)):
+    def __init__(self, model: Denoiser, scale: float | Tensor, interval: tuple[float, float] = (0.0, 1.0)):
         super().__init__(model)
         low, high = interval
         if not 0 <= low <= high <= 1:
             raise WorkbenchError(f"guidance interval {interval} must be two times 0 <= low <= high <= 1.")
-        self.scale, self.interval = float(scale), (low, high)
+        if getattr(model, "guidance_input", None):
+            raise WorkbenchError("this model takes the guidance scale as an input, so it must not be guided again: use Scaled.")
+        self.scale, self.interval = scale if isinstance(scale, Tensor) else float(scale), (low, high)
 
     def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **second_time: Any) -> Tensor:
-        active = cond is not None and self.scale != 1
+        scale = rows_of(self.scale, x) if isinstance(self.scale, Tensor) else self.scale
+        active = cond is not None and (isinstance(scale, Tensor) or scale != 1)
         if active and isinstance(t, Tensor):
-            scale = torch.where((t >= self.interval[0]) & (t <= self.interval[1]), self.scale, 1.0)
+            scale = torch.where((t >= self.interval[0]) & (t <= self.interval[1]), scale, 1.0)
         else:
             active = active and self.interval[0] <= float(t) <= self.interval[1]
-            scale = self.scale
         if not active:
             return evaluate(self.model, x, t, cond, **second_time)[0]
         n = len(x)
         given = torch.as_tensor(cond, device=x.device).expand(n)
         null = torch.full_like(given, -1)
-        if not isinstance(t, Tensor) and scale == 0:
+        if not isinstance(scale, Tensor) and scale == 0:
             return evaluate(self.model, x, t, null, **second_time)[0]
         twice = {name: torch.cat([v, v]) if isinstance(v, Tensor) and v.dim() else v for name, v in second_time.items()}
         both_t = torch.cat([t, t]) if isinstance(t, Tensor) and t.dim() else t
@@ -185,6 +223,26 @@ class Guided(Wrapper):
         if isinstance(scale, Tensor):
             scale = paths.per_sample(scale, x)
         return without + scale * (with_cond - without)
+
+
+class Scaled(Wrapper):
+    """A model that takes the guidance scale as an input, asked at `scale`: a number, or one for each row. One evaluation.
+
+    Raises:
+        WorkbenchError: for a number outside the range that the model was trained in.
+    """
+
+    def __init__(self, model: Denoiser, scale: float | Tensor):
+        super().__init__(model)
+        low, high = model.guidance_input
+        if not isinstance(scale, Tensor) and not low <= scale <= high:
+            raise WorkbenchError(
+                f"guidance is {scale:g}, but this model takes it as an input and was trained from {low:g} to {high:g}: stay within."
+            )
+        self.scale = scale
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **more: Any) -> Tensor:
+        return evaluate(self.model, x, t, cond, **{"w": self.scale, **more})[0]
 
 
 class Thresholded(Wrapper):

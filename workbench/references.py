@@ -302,9 +302,28 @@ REFERENCES: dict[str, Reference] = {
     "zhang2024partially": Reference(
         "Partially Conditioned Patch Parallelism for Accelerated Diffusion Model Inference",
         "Zhang, XiuYu; Luo, Zening; Lu, Michelle E.", 2024, "2412.02962"),
+    "zhang2025accvideo": Reference(
+        "AccVideo: Accelerating Video Diffusion Model with Synthetic Dataset", "Zhang, Haiyu; others", 2025, "2503.19462"),
     "zhao2023unipc": Reference(
         "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models",
         "Zhao, Wenliang; Bai, Lujia; Rao, Yongming; Zhou, Jie; Lu, Jiwen", 2023, "2302.04867", NIPS),
+    "meng2023distillation": Reference(
+        "On Distillation of Guided Diffusion Models",
+        "Meng, Chenlin; Rombach, Robin; Gao, Ruiqi; Kingma, Diederik P.; Ermon, Stefano; Ho, Jonathan; and others", 2023,
+        "2210.03142", CVPR),
+    "jensen2025efficient": Reference(
+        "Efficient Distillation of Classifier-Free Guidance using Adapters", "Jensen, Cristian Perez; Sadat, Seyedmorteza", 2025,
+        "2503.07274"),
+    "zhang2023hipa": Reference(
+        "HiPA: Enabling One-Step Text-to-Image Diffusion Models via High-Frequency-Promoting Adaptation",
+        "Zhang, Yifan; Hooi, Bryan", 2023, "2311.18158"),
+    "xiao2022tackling": Reference(
+        "Tackling the Generative Learning Trilemma with Denoising Diffusion GANs",
+        "Xiao, Zhisheng; Kreis, Karsten; Vahdat, Arash", 2022, "2112.07804", ICLR),
+    "hu2022lora": Reference(
+        "LoRA: Low-Rank Adaptation of Large Language Models",
+        "Hu, Edward J.; Shen, Yelong; Wallis, Phillip; Allen-Zhu, Zeyuan; Li, Yuanzhi; Wang, Shean; and others", 2022,
+        "2106.09685", ICLR),
     "zhu2024slimflow": Reference(
         "SlimFlow: Training Smaller One-Step Diffusion Models with Rectified Flow",
         "Zhu, Yuanzhi; Liu, Xingchao; Liu, Qiang", 2024, "2407.12718", "European Conference on Computer Vision"),

@@ -45,6 +45,7 @@ class Trained(Network):
         self.card, self.name, self.role = card, card["name"], card["role"]
         self.sampling = Sampling(**card["sampling"])
         self.class_names = tuple(card.get("class_names", ()))
+        self.scale = self.sampling.guidance if self.guidance_input else None
 
     def plan(self, steps: int | None = None, **changes: Any) -> Plan:
         """Its own plan, by default at its own number of steps."""
@@ -70,6 +71,7 @@ def make_card(
         "shape": list(shape),
         "classes": config.classes,
         "two_times": config.two_times,
+        **{name: config[name] for name in ("guidance_input", "z_dim") if config.get(name)},
         "sampling": asdict(sampling),
         **more,
         "torch": torch.__version__.split("+")[0],

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from workbench.denoiser import Network
+from workbench.distill.generated import Table
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives.distributional import (
     BackSimulation,
@@ -140,7 +141,7 @@ def test_reflow_loss_is_zero_on_straight_pairs():
     bound.switches = Pointwise(
         start=FromPairs(), times=Straighten(0.0), target=lambda teacher, student, point, rng: point.x0, compare="velocity"
     )
-    bound.store = Store({"eps": eps, "x0": 0.5 * eps})
+    bound.store = Store(Table({"eps": [eps], "x0": [0.5 * eps]}, len(eps)))
     loss, _ = bound.loss("student", Batch(None, None, 8, 0.5), step_rng(0, 0))
     assert float(loss) < 1e-28
 

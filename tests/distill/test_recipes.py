@@ -17,22 +17,29 @@ from workbench.networks import new_network
 from workbench.samplers import SAMPLERS
 
 TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2], labels=[0, 1])
+# recipes that train a part beside a network, whose teacher is therefore one; the spectrum is that of images
+NETWORKS = {"agd": (2,), "hipa": (1, 8, 8)}
 EVERY = pytest.mark.parametrize("name", sorted(RECIPES))
 PAIRS = [name for name, recipe in RECIPES.items() if getattr(getattr(recipe.objective, "start", None), "pairs", None)]
 SMALL = {name: {} for name in RECIPES} | {name: {"count": 64} for name in PAIRS} | {"dmd2": {"warmup": 2, "turns": 2}}
 PUBLISHED = [
+    "agd",
     "ayf",
     "boot",
     "cd",
     "consistency",
     "ct",
     "ctm",
+    "ddgan",
     "dmd2",
     "ect",
     "freeflow",
+    "guidance",
+    "hipa",
     "ict",
     "instaflow",
     "kd",
+    "keypoints",
     "lcm",
     "meanflow",
     "meanflow-dispersive",
@@ -71,7 +78,7 @@ def test_every_recipe_says_what_it_is():
 
 
 def test_unknown_recipes_offer_the_nearest():
-    with pytest.raises(UnknownName, match=r"unknown recipe 'dmd': did you mean 'dmd2'\? Known: ayf, boot, cd, consistency"):
+    with pytest.raises(UnknownName, match=r"unknown recipe 'dmd': did you mean 'dmd2'\? Known: agd, ayf, boot, cd"):
         get("dmd")
 
 
@@ -131,7 +138,10 @@ def test_given_options_win_over_the_defaults_for_points(tmp_path):
 
 @EVERY
 def test_each_recipe_makes_a_student_that_runs_its_own_plan(tmp_path, name):
-    progress = last(recipe=name, run=tmp_path, **SMALL[name])
+    shape = NETWORKS.get(name, (2,))
+    net = new_network(shape, 2, "flow", "linear")
+    teacher = Network(net, "linear", "flow", shape, 2) if name in NETWORKS else TEACHER
+    progress = last(recipe=name, run=tmp_path, teacher=teacher, **SMALL[name])
     assert (
         progress.stage == "done"
         and progress.step == 6
@@ -139,11 +149,16 @@ def test_each_recipe_makes_a_student_that_runs_its_own_plan(tmp_path, name):
     )
     student = wb.load(tmp_path / "student")
     card = student.card
-    assert (card["recipe"], card["paper"], card["role"], card["teacher"]) == (name, get(name).paper, "student", "mixture")
+    assert (card["recipe"], card["paper"], card["role"], card["teacher"]) == (
+        name,
+        get(name).paper,
+        "student",
+        "Network" if name in NETWORKS else "mixture",
+    )
     assert (card["trained"]["steps"], card["trained"]["batch"], student.classes, card["seed"]) == (6, 16, 2, 0)
     assert student.plan().sampler == get(name).sampling.sampler and student.plan().evaluations == get(name).sampling.steps
     drawn = wb.sample(student, 5, [0, 1, 0, 1, -1])
-    assert drawn.shape == (5, 2) and torch.equal(drawn, wb.sample(progress.student, 5, [0, 1, 0, 1, -1]))
+    assert drawn.shape == (5, *shape) and torch.equal(drawn, wb.sample(progress.student, 5, [0, 1, 0, 1, -1]))
     assert torch.equal(drawn, progress.samples(5, [0, 1, 0, 1, -1])) and progress.metrics["paired_rms"] > 0
     assert card["figures"] == progress.metrics
 

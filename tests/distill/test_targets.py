@@ -11,6 +11,7 @@ from torch import nn
 import workbench as wb
 from workbench import paths
 from workbench.denoiser import Network
+from workbench.distill.generated import Table
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives import times as at
 from workbench.distill.objectives.extras import Anchor
@@ -283,7 +284,7 @@ def test_a_step_of_gradient_descent_goes_towards_the_map(name):
 
         eps = torch.randn(512, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
         ends = Exact("linear").land(eps, torch.ones(512, dtype=F64), torch.zeros(512, dtype=F64)).detach()
-        bound.store = Store({"eps": eps, "x0": ends})
+        bound.store = Store(Table({"eps": [eps], "x0": [ends]}, len(eps)))
     x0 = MEAN + WIDTH * torch.randn(512, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
     total = 0.0
     for step in range(4):

@@ -34,12 +34,10 @@ class RunFolder:
         config = json.loads(json.dumps(config))
         if (self.folder / CONFIG).exists():
             found = read_json(self.folder / CONFIG)
-            differing = [key for key in {**config, **found} if found.get(key) != config.get(key)]
-            if differing:
-                key = differing[0]
+            apart = differences(found, config)
+            if apart:
                 raise WorkbenchError(
-                    f"{self.folder} holds a run with {key} = {found.get(key)!r}, not {config.get(key)!r}: "
-                    "choose another run folder, or the same options to continue it."
+                    f"{self.folder} holds a run with {'; '.join(apart)}: choose another run folder, or the same options to continue it."
                 )
         elif self.folder.exists() and not self.folder.is_dir():
             raise WorkbenchError(f"{self.folder} is a file: choose a folder for the run.")
@@ -79,6 +77,26 @@ class RunFolder:
         if path.exists():
             rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             write_atomically(path, lambda temporary: temporary.write_text("".join(row + "\n" for row in rows)) and None)
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """All that differs between two nested settings, a phrase each: "batch = 64, not 32".
+
+    >>> differences({"a": 1, "b": {"c": [2, 3]}}, {"a": 1, "b": {"c": [2], "d": None}})
+    ['b.c = [2, 3], not [2]', 'b.d is absent, not None']
+    """
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return [] if found == wanted else [f"{name} = {found!r}, not {wanted!r}"]
+    said = []
+    for key in dict.fromkeys([*wanted, *found]):
+        inner = f"{name}.{key}" if name else str(key)
+        if key not in found:
+            said.append(f"{inner} is absent, not {wanted[key]!r}")
+        elif key not in wanted:
+            said.append(f"{inner} = {found[key]!r}, not absent")
+        else:
+            said += differences(found[key], wanted[key], inner)
+    return said
 
 
 def _step_of(line: str) -> float:

@@ -7,7 +7,7 @@ import functools
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path as File
 from typing import Any
@@ -15,14 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench import paths
 from workbench.data import load as load_data
 from workbench.data.batches import sampler
 from workbench.denoiser import Denoiser, Network, picture_shape
+from workbench.distill.adapters import adapted, merged
+from workbench.distill.fit import check_fit
+from workbench.distill.generated import fingerprint
 from workbench.distill.loop import Batch, Optim, Progress, train
+from workbench.distill.objectives.ddgan import DenoisingGAN
 from workbench.distill.objectives.distributional import BackSimulation
 from workbench.distill.objectives.moments import Moments
+from workbench.distill.objectives.starts import FromKeyPoints
+from workbench.distill.recipe import kinds
 from workbench.distill.recipes import Recipe, get
+from workbench.distill.students import new_student, sampling_of, scale_of, settled
 from workbench.errors import MissingSource, WorkbenchError, check_count
 from workbench.samplers.run import record
 from workbench.samplers.run import run as run_plan
@@ -31,7 +37,6 @@ from workbench.student import make_card, save
 
 ANALYTIC_DRAWS = 100_000
 METRIC_SECONDS = 10.0
-CALM = 16.0  # highest angular frequency in time of a fresh network that an objective differentiates
 
 
 def distill(
@@ -46,6 +51,7 @@ def distill(
     device: str | torch.device | None = None,
     name: str | None = None,
     network: dict[str, int] | None = None,
+    clock: Callable[[], float] = time.monotonic,
     **options: Any,
 ) -> Iterator[Progress]:
     """Train a student of `teacher`; a generator of `Progress`, the last of which has `.student`.
@@ -61,6 +67,7 @@ def distill(
         device: "cpu", "cuda", ...; an accelerator by default if there is one.
         network: width, depth, ... of a student that starts from nothing, such as {"width": 32, "depth": 3}; by default it
             is the teacher's own network where that is one.
+        clock: what counts the seconds; `time.process_time` for those of the processor.
         options: of the recipe, such as guidance, batch, lr, turns, count.
 
     Raises:
@@ -84,34 +91,44 @@ def distill(
         raise WorkbenchError(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
-    student, fresh = _new_student(teacher, init, seed, chosen.objective, network or {})
+    check_fit(chosen, teacher, data, init, network)
+    baked = _baked(chosen, teacher)
+    teacher, settings = settled(teacher, chosen)
+    chosen = chosen.configured(**settings)
+    student, fresh = new_student(teacher, init, seed, chosen, network or {})
     if isinstance(recipe, str):
-        chosen = get(recipe).fitted(tuple(teacher.shape), fresh).configured(**options)
+        chosen = get(recipe).fitted(tuple(teacher.shape), fresh).configured(**options).configured(**settings)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(data, str):
         data = load_data(data)
     elif data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
         data = _default_data(teacher, seed)
+    data, chosen = _inverted(data, chosen, teacher, seed, "inverted" in options)
     draw = sampler(data, chosen.batch, device)
     folder = File(run) if run is not None else File(tempfile.mkdtemp(prefix="workbench-"))
-    return _distill(teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init)
+    return _distill(teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init, clock, baked)
 
 
-def _distill(teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init) -> Iterator[Progress]:
-    teacher_name = getattr(teacher, "name", type(teacher).__name__)
+def _distill(
+    teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init, clock, baked
+) -> Iterator[Progress]:
+    teacher_name, teacher_hash = getattr(teacher, "name", type(teacher).__name__), fingerprint(teacher)
     if isinstance(getattr(teacher, "net", None), nn.Module):
         teacher = copy.copy(teacher)
         teacher.net = copy.deepcopy(teacher.net).to(device).eval().requires_grad_(False)
-    scale = recipe.objective.guidance
     objective = recipe.objective.bind(teacher, student)
+    if hasattr(objective, "real_samples"):
+        objective.real_samples = draw
     settings = _plain({"objective": asdict(recipe.objective), "batch": recipe.batch})
-    config = {"recipe": recipe.name, "teacher": teacher_name, "init": getattr(init, "name", None), **settings}
-    sampling = _sampling(recipe)
-    measure = _Measure(teacher, student, sampling, seed)
+    settings |= {key: getattr(recipe, key) for key in ("lora", "adapters") if getattr(recipe, key)}
+    config = {"recipe": recipe.name, "teacher": teacher_name, "teacher_hash": teacher_hash, "init": getattr(init, "name", None)}
+    config |= {"parts": kinds(recipe.objective), **settings}
+    sampling = sampling_of(recipe, _sampling(recipe), teacher)
+    measure = _Measure(teacher, student, sampling, seed, _asked(recipe, teacher, sampling))
     batches = lambda rng: Batch(*draw(rng), recipe.batch)  # noqa: E731
     for progress in train(
         objective, batches, config, run=folder, steps=steps, seconds=seconds, seed=seed,
-        optim=_rates(recipe, objective), ema=recipe.ema, device=device,
+        optim=_rates(recipe, objective), ema=recipe.ema, device=device, clock=clock,
     ):  # fmt: skip
         if progress.average is not None:
             averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes, student.two_times)
@@ -119,8 +136,9 @@ def _distill(teacher, student, recipe, draw, folder, steps, seconds, seed, devic
             progress.samples = functools.partial(_samples, averaged)
             progress.metrics = measure(averaged, always=progress.stage == "done")
         if progress.stage == "done":
+            part, net = adapted(student.net), merged(objective.players["student"])
             card = make_card(
-                objective.players["student"],
+                net,
                 name=name or f"{teacher_name.split('/')[0]}/{recipe.name}",
                 role="student",
                 shape=student.shape,
@@ -130,12 +148,13 @@ def _distill(teacher, student, recipe, draw, folder, steps, seconds, seed, devic
                 paper=recipe.paper,
                 teacher=teacher_name,
                 **_latent(teacher),
-                guidance_baked_in=_baked(scale, teacher),
+                guidance_baked_in=None if isinstance(scale_of(recipe), tuple) else baked,
+                **part,
                 seed=seed,
                 trained={"steps": progress.step, "seconds": round(progress.seconds, 1), **settings},
                 figures=progress.metrics,
             )
-            progress.student = save(objective.players["student"], card, folder / "student")
+            progress.student = save(net, card, folder / "student")
         yield progress
 
 
@@ -147,8 +166,8 @@ class _Measure:
     """Now and then: root mean square distance of the student to the teacher's solution from the same noise, and, where
     the law is known, its sliced Wasserstein distance with the floor of two exact draws."""
 
-    def __init__(self, teacher: Denoiser, student: Network, sampling: Sampling, seed: int, n: int = 64):
-        self.teacher, self.sampling, self.seed, self.n = teacher, sampling, seed, n
+    def __init__(self, teacher: Denoiser, student: Network, sampling: Sampling, seed: int, guidance: float, n: int = 64):
+        self.teacher, self.sampling, self.seed, self.n, self.guidance = teacher, sampling, seed, n, guidance
         self.student, self.last, self.values, self.reference = student, -1e9, {}, None
 
     def __call__(self, model: Network, always: bool = False) -> dict[str, float]:
@@ -158,7 +177,9 @@ class _Measure:
         cond = torch.arange(n) % classes if classes else None
         if self.reference is None:
             noise = noise_for(model, n, 10**6 + self.seed)
-            frames = run_plan(default_sampling(self.teacher).plan(self.teacher.path), prepare(self.teacher), noise, cond)
+            frames = run_plan(
+                default_sampling(self.teacher).plan(self.teacher.path), prepare(self.teacher, self.guidance), noise, cond
+            )
             self.reference = record(frames).final
         drawn = sample(model, n, cond, seed=10**6 + self.seed)
         self.values = {"paired_rms": float((drawn - self.reference).square().mean().sqrt())}
@@ -185,8 +206,11 @@ def _rates(recipe: Recipe, objective: Any) -> dict[str, Optim]:
 
 
 def _sampling(recipe: Recipe) -> Sampling:
-    if isinstance(recipe.objective, Moments):
+    if isinstance(recipe.objective, (Moments, DenoisingGAN)):
         return recipe.objective.sampling
+    start = getattr(recipe.objective, "start", None)
+    if isinstance(start, FromKeyPoints):
+        return replace(recipe.sampling, steps=start.pairs.keys, times={str(start.pairs.keys): list(start.pairs.times)})
     inputs = getattr(recipe.objective, "inputs", None)
     if isinstance(inputs, BackSimulation) and len(inputs.times) > 1:
         times = [*inputs.times, 0.0]
@@ -194,9 +218,31 @@ def _sampling(recipe: Recipe) -> Sampling:
     return recipe.sampling
 
 
-def _baked(guidance: Any, teacher: Denoiser) -> float:
-    scale = getattr(guidance, "real", guidance)
+def _baked(recipe: Recipe, teacher: Denoiser) -> float | None:
+    """The guidance scale that is in the student's weights; None for a student that takes it."""
+    scale = scale_of(recipe)
+    if isinstance(scale, tuple):
+        return None
     return float(default_sampling(teacher).guidance if scale is None else scale)
+
+
+def _asked(recipe: Recipe, teacher: Denoiser, sampling: Sampling) -> float:
+    """The teacher's guidance whose answers the student is compared with."""
+    baked = _baked(recipe, teacher)
+    return sampling.guidance if baked is None else baked
+
+
+def _inverted(data: Any, recipe: Recipe, teacher: Denoiser, seed: int, asked: bool) -> tuple[Any, Recipe]:
+    """The data that a recipe's pairs are inverted from; without any, none are, unless that was asked for."""
+    pairs = getattr(getattr(recipe.objective, "start", None), "pairs", None)
+    if data is not None or not getattr(pairs, "inverted", 0.0):
+        return data, recipe
+    try:
+        return _default_data(teacher, seed), recipe
+    except MissingSource:
+        if asked:
+            raise
+        return None, recipe.configured(inverted=0.0)
 
 
 def _default_data(teacher: Denoiser, seed: int) -> Any:
@@ -218,40 +264,6 @@ def _latent(teacher: Denoiser) -> dict[str, Any]:
         return {"latent": True, "picture_shape": list(picture_shape(teacher))}
     except WorkbenchError:  # nothing decodes them
         return {"latent": True, "picture_shape": None}
-
-
-def _new_student(
-    teacher: Denoiser, init: Network | None, seed: int, objective: Any, size: dict[str, int]
-) -> tuple[Network, bool]:
-    """A student that starts as `init` or the teacher, and False; or a fresh network of ours, and True."""
-    from workbench.networks import extended, new_network
-
-    two_times = getattr(objective, "two_times", False)
-    source = init if init is not None else teacher
-    net, classes = getattr(source, "net", None), int(getattr(teacher, "classes", 0) or 0)
-    path = paths.get(teacher.path)
-    if isinstance(net, nn.Module) and hasattr(net, "config") and not size:
-        if tuple(source.shape) != tuple(teacher.shape) or source.classes != classes or source.path.name != path.name:
-            raise WorkbenchError("init must have the teacher's shape, classes and path.")
-        two_times = two_times or bool(getattr(source, "two_times", False))
-        ready = two_times == bool(getattr(source, "two_times", False))
-        net = copy.deepcopy(net) if ready else extended(net, two_times=True)
-        return Network(net.requires_grad_(True), path, source.kind, teacher.shape, classes, two_times), False
-    try:
-        paths.get(path.name)  # what the student's card will hold
-    except WorkbenchError as error:
-        raise WorkbenchError(
-            f"the teacher's path, {path.name!r}, has no name that a student's card could hold: "
-            "give the teacher a path by name, or a scheduler with linear, scaled_linear or squaredcos_cap_v2 betas."
-        ) from error
-    kind, shape = "flow" if path.smooth else "v", tuple(teacher.shape)
-    if hasattr(getattr(objective, "target", None), "exact"):  # it differentiates the network in time
-        size = {"frequency": CALM, **size}
-    try:
-        net = new_network(shape, classes, kind, path.name, seed, two_times, **size)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise WorkbenchError(f"network={size!r} does not describe a network of ours: {str(error).splitlines()[0]}") from error
-    return Network(net, path, kind, shape, classes, two_times), True
 
 
 def _plain(value: Any) -> Any:

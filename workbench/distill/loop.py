@@ -22,7 +22,8 @@ class Batch(NamedTuple):
 
     Attributes:
         x0: data (n, ...) or None. cond: labels (n,) or None. size: n. progress: fraction of the run that is done.
-        eps: noise that belongs to x0 (stored pairs), or None.
+        eps: noise that belongs to x0 (stored pairs), or None. w: guidance scales (n,) that made x0, or None.
+        keys: states (n, m + 1, ...) of the teacher's trajectory at its key times, or None.
     """
 
     x0: Tensor | None
@@ -30,6 +31,8 @@ class Batch(NamedTuple):
     size: int
     progress: float = 0.0
     eps: Tensor | None = None
+    w: Tensor | None = None
+    keys: Tensor | None = None
 
 
 class Objective(Protocol):
@@ -118,12 +121,13 @@ def train(
     device: str | torch.device = "cpu",
     report_every: int = 20,
     checkpoint_seconds: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
     """Train until `steps` or `seconds`, whichever comes first; yields a `Progress` now and then, the last with `stage="done"`.
 
     The run continues from the last checkpoint in `run`. With `steps` as the limit an interrupted and continued run
     gives the same weights, bit for bit, as an unbroken one. `objective.players[objective.product]` is left holding
-    the averaged weights.
+    the averaged weights. `clock` counts the seconds: `time.process_time` makes them those of the processor.
 
     Raises:
         Diverged: when a loss or gradient is not finite; the last checkpoint stays.
@@ -164,7 +168,7 @@ def train(
     losses: dict[str, Tensor] = {}
     last_save = time.monotonic()
     while (steps is None or step < steps) and (seconds is None or elapsed < seconds):
-        began = time.monotonic()
+        began = clock()
         rng = step_rng(seed, step, device)
         fraction = max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0)
         batch = batches(rng)._replace(progress=fraction)
@@ -188,7 +192,7 @@ def train(
         step += 1
         if hasattr(objective, "after"):
             objective.after(max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0))
-        elapsed += time.monotonic() - began
+        elapsed += clock() - began
         last = (steps is not None and step >= steps) or (seconds is not None and elapsed >= seconds)
         if step % report_every == 0 or last or step == 1:
             values = {key: float(value) for key, value in losses.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from workbench.distill.loop import Optim
+from workbench.distill.objectives.ddgan import DenoisingGAN
 from workbench.distill.objectives.distributional import Distributional
 from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.pointwise import Pointwise
@@ -13,6 +14,7 @@ from workbench.errors import unknown
 from workbench.samplers.sample import Sampling
 
 FRESH_RATE = 4.0
+OWN = ("batch", "ema", "steps", "lora", "adapters")
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,22 @@ class Recipe:
         sampling: how its student must be run. optim: player -> rates, for a student that starts as its teacher.
         batch, ema (of the evaluated weights), steps (how long): defaults.
         points: options that suit points (d,) better than images.
+        lora: rank of low-rank updates, which alone are trained; 0 trains every weight. adapters: largest share of the parameters
+            that adapters told the guidance scale may have, which alone are trained; 0 for none.
     """
 
     name: str
     paper: str
     summary: str
-    objective: Pointwise | Distributional | Moments
+    objective: Pointwise | Distributional | Moments | DenoisingGAN
     sampling: Sampling
     optim: dict[str, Optim]
     batch: int = 64
     ema: float = 0.995
     steps: int = 2000
     points: dict[str, Any] = field(default_factory=dict)
+    lora: int = 0
+    adapters: float = 0.0
 
     def configured(self, **options: Any) -> Recipe:
         """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.
@@ -47,7 +53,7 @@ class Recipe:
         """
         recipe = self
         for name, value in options.items():
-            if name in ("batch", "ema", "steps"):
+            if name in OWN:
                 recipe = replace(recipe, **{name: value})
             elif name == "lr" or name.endswith("_lr"):
                 player = "student" if name == "lr" else name[:-3]
@@ -74,7 +80,18 @@ class Recipe:
     def options(self) -> list[str]:
         """Names of everything that `configured` accepts."""
         rates = ["lr", *(f"{player}_lr" for player in self.optim if player != "student")]
-        return list(dict.fromkeys(["batch", "ema", "steps", *rates, *_names(self.objective)]))
+        return list(dict.fromkeys([*OWN, *rates, *_names(self.objective)]))
+
+
+def kinds(part: Any, name: str = "objective") -> dict[str, str]:
+    """Which class every part of an objective is, by its name; fields alone do not tell two metrics apart."""
+    found = {name: type(part).__name__}
+    for item in fields(part):
+        held = getattr(part, item.name)
+        for k, inner in enumerate(_parts(held)):
+            place = f"{item.name}.{k}" if isinstance(held, tuple) else item.name
+            found |= kinds(inner, place if name == "objective" else f"{name}.{place}")
+    return found
 
 
 def _names(part: Any) -> list[str]:

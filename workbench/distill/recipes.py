@@ -6,13 +6,15 @@ from typing import Any
 
 from workbench.distill.loop import Optim
 from workbench.distill.objectives.adversarial import Adversarial
+from workbench.distill.objectives.ddgan import DenoisingGAN
 from workbench.distill.objectives.distributional import Distributional
-from workbench.distill.objectives.extras import Anchor, Correction, Dispersive
+from workbench.distill.objectives.extras import Anchor, Correction, Dispersive, TwoStep
+from workbench.distill.objectives.frequency import HighFrequency
 from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.pairs import Pairs
 from workbench.distill.objectives.parts import L2, AdaptiveL2, Hard, InverseGap, InverseStep, PseudoHuber, RootL2, TruncatedSNR
 from workbench.distill.objectives.pointwise import Pointwise
-from workbench.distill.objectives.starts import FromPairs, FromPrior, FromRollout
+from workbench.distill.objectives.starts import FromKeyPoints, FromPairs, FromPrior, FromRollout
 from workbench.distill.objectives.targets import (
     DiscreteConsistency,
     Eulerian,
@@ -59,6 +61,20 @@ ROWS = (
         RENOISED, count=32768,
     ),
     _row(
+        "keypoints", "2503.19462", "AccVideo: regress the chords between five key points of stored teacher trajectories, the only states the student meets.",
+        Pointwise(start=FromKeyPoints(), times=Straighten(share=0.0), target=StoredEndpoint(), metric=L2(), compare="velocity"),
+        Sampling("ddim", 5), count=32768,
+    ),
+    Recipe(
+        "hipa",
+        paper="arXiv 2311.18158",
+        summary="High-frequency adaptation: low-rank updates alone learn the stored answers in one step, high frequencies counted extra.",
+        objective=Pointwise(start=FromPairs(Pairs()), times=Straighten(share=0.0), target=StoredEndpoint(), metric=HighFrequency()),
+        sampling=RENOISED,
+        optim={"student": Optim(lr=1e-3)},
+        lora=4,
+    ),
+    _row(
         "reflow", "2209.03003", "Rectified flow: straighten the flow on the teacher's own pairs, then regress its one-step answer.",
         Pointwise(start=FromPairs(Pairs()), times=Straighten(share=0.4), target=StoredEndpoint(), metric=L2(), compare="velocity"),
         Sampling("euler", 1), lr=5e-4, count=32768,
@@ -70,12 +86,12 @@ ROWS = (
     ),
     _row(
         "rfpp", "2405.20320", "Improved rectified flow: one reflow round with hard times drawn more often and a robust metric.",
-        Pointwise(start=FromPairs(Pairs()), times=UShaped(4.0), target=StoredEndpoint(), metric=PseudoHuber(), weight=Hard(), compare="velocity"),
+        Pointwise(start=FromPairs(Pairs(inverted=0.2)), times=UShaped(4.0), target=StoredEndpoint(), metric=PseudoHuber(), weight=Hard(), compare="velocity"),
         Sampling("euler", 1), lr=5e-4, count=32768,
     ),
     _row(
         "slimflow", "2407.12718", "SlimFlow: the pairs' noise turns from independent into the teacher's own, so a small fresh student can follow.",
-        Pointwise(start=FromPairs(Pairs(), anneal=0.4), times=Straighten(share=0.7), target=StoredEndpoint(), metric=L2(), compare="velocity"),
+        Pointwise(start=FromPairs(Pairs(), anneal=0.4), times=Straighten(share=0.7), target=StoredEndpoint(), metric=L2(), compare="velocity", extras=(TwoStep(),)),
         Sampling("euler", 1), lr=5e-4, count=32768,
     ),
     # --- step halving
@@ -83,6 +99,24 @@ ROWS = (
         "progressive", "2202.00512", "Progressive distillation: one step lands where two of the teacher's do, then the student teaches the next halving.",
         Pointwise(times=Halving(8, 1), target=TeacherSteps(2), metric=L2(), weight=TruncatedSNR()),
         Sampling("ddim", 1), first=32,
+    ),
+    # --- guidance in one pass
+    _row(
+        "guidance", "2210.03142", "Guided distillation: one pass gives what guidance takes two for, at any scale, which is an input.",
+        Pointwise(times=Between(equal=1.0), target=TeacherSteps(0), metric=L2(), weight=TruncatedSNR(), guidance=(1.0, 5.0)),
+        Sampling("dpmpp_2m", 16),
+    ),
+    Recipe(
+        "agd",
+        paper="arXiv 2503.07274",
+        summary="Adapter guidance distillation: small adapters beside the frozen teacher learn its guided answers, on guided trajectories.",
+        objective=Pointwise(
+            start=FromRollout(top=True), times=Noisy(), target=TeacherSteps(0), metric=L2(), compare="velocity", guidance=(1.0, 6.0)
+        ),
+        sampling=Sampling("dpmpp_2m", 16),
+        optim={"student": Optim(lr=4e-3)},
+        points={"batch": 256, "lr": 2e-3},
+        adapters=0.05,
     ),
     # --- discrete consistency
     _row(
@@ -195,6 +229,15 @@ ROWS = (
     ),
     # --- the law of a few-step sampler
     Recipe(
+        "ddgan",
+        paper="arXiv 2112.07804",
+        summary="Denoising diffusion GAN: each of four large steps draws from a law that a latent spreads and a discriminator judges.",
+        objective=DenoisingGAN(),
+        sampling=DenoisingGAN().sampling,
+        optim={"student": Optim(lr=1.6e-4, betas=(0.5, 0.9)), "discriminator": Optim(lr=1.25e-4, betas=(0.5, 0.9))},
+        points={"batch": 256, "dropout": 0.5, "lr": 2.5e-4, "discriminator_lr": 2.5e-4, "r1": 0.05, "lazy": 4},
+    ),
+    Recipe(
         "mmd",
         paper="arXiv 2301.07969",
         summary="Moment matching: the few-step DDIM sampler is finetuned as a whole until features of its samples have the data's law.",
@@ -233,6 +276,6 @@ def recipes() -> list[Recipe]:
     """Every recipe, by name.
 
     >>> [recipe.name for recipe in recipes()][:4]
-    ['ayf', 'boot', 'cd', 'consistency']
+    ['agd', 'ayf', 'boot', 'cd']
     """
     return [RECIPES[name] for name in sorted(RECIPES)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.errors import WorkbenchError
+from workbench.networks.adapter import Inputs, silence
 from workbench.networks.embedding import TimeEmbedding, batch_times, labels
 
 
@@ -52,6 +53,7 @@ class DiT(ModelMixin, ConfigMixin):
         kind: what is predicted: x0, eps, v or flow.
         path: name of the path whose times it was trained with.
         frequency: highest angular frequency of the time embedding.
+        guidance_input, adapter, z_dim: further inputs `w` and `z`, see `workbench.networks.adapter.Inputs`.
 
     >>> net = DiT(image_size=8, patch=2, width=32, depth=1, heads=2, classes=10)
     >>> net(torch.zeros(3, 1, 8, 8), 0.5, torch.tensor([0, 9, -1])).shape
@@ -72,6 +74,9 @@ class DiT(ModelMixin, ConfigMixin):
         kind: str = "flow",
         path: str = "linear",
         frequency: float = 256.0,
+        guidance_input: tuple[float, float] | None = None,
+        adapter: int = 0,
+        z_dim: int = 0,
     ):
         super().__init__()
         if image_size % patch or width % heads:
@@ -91,11 +96,15 @@ class DiT(ModelMixin, ConfigMixin):
         self.head = nn.Linear(width, channels * patch * patch)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
         silent = [self.modulation, self.last_modulation, self.head]
-        for layer in [*silent, self.second_time.mlp[2]] if two_times else silent:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        silence(*([*silent, self.second_time.mlp[2]] if two_times else silent))
+        self.inputs = Inputs(
+            width, depth, guidance_input, adapter, z_dim
+        )  # last, so that the weights above do not depend on it
 
-    def conditioning(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+    def conditioning(
+        self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None,
+    ):  # fmt: skip
         """Return the conditioning vector (n, width), of times and classes, that modulates every block; checks x."""
         config = self.config
         if x.dim() != 4 or x.shape[1:] != (config.channels, config.image_size, config.image_size):
@@ -108,20 +117,27 @@ class DiT(ModelMixin, ConfigMixin):
             if self.second_time is None:
                 raise WorkbenchError("this network has no second time: build it with two_times=True.")
             c = c + self.second_time(batch_times(s, x))
-        return F.silu(c)
+        return F.silu(self.inputs.conditioning(c, x, w, z))
 
-    def features(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+    def features(
+        self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None,
+    ):  # fmt: skip
         """Return tokens after the last block (n, tokens, width) and the conditioning vector (n, width)."""
-        c = self.conditioning(x, t, cond, s)
+        c = self.conditioning(x, t, cond, s, w, z)
+        e = self.inputs.embedding(x, w, c)
         tokens = self.embed(x).flatten(2).transpose(1, 2) + self.position
         modulation = self.modulation(c).view(len(x), 6, -1)
-        for block in self.blocks:
-            tokens = block(tokens, modulation)
+        for k, block in enumerate(self.blocks):
+            tokens = self.inputs.beside(k, block(tokens, modulation), tokens, e)
         return tokens, c
 
-    def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+    def forward(
+        self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None,
+    ):  # fmt: skip
         """Return the prediction of its kind, of the shape of x, at times t in [0, 1] (n,) and labels (n,), -1 for none."""
-        return self.picture(*self.features(x, t, cond, s))
+        return self.picture(*self.features(x, t, cond, s, w, z))
 
     def picture(self, tokens: Tensor, c: Tensor) -> Tensor:
         """Return the prediction (n, channels, size, size) of the tokens after the last block, under the conditioning c."""

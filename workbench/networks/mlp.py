@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.errors import WorkbenchError
+from workbench.networks.adapter import Inputs, silence
 from workbench.networks.embedding import TimeEmbedding, batch_times, labels
 
 
@@ -30,6 +31,9 @@ class MLP(ModelMixin, ConfigMixin):
         kind: str = "flow",
         path: str = "linear",
         frequency: float = 256.0,
+        guidance_input: tuple[float, float] | None = None,
+        adapter: int = 0,
+        z_dim: int = 0,
     ):
         super().__init__()
         self.embed = nn.Linear(dim, width)
@@ -44,11 +48,13 @@ class MLP(ModelMixin, ConfigMixin):
         self.head = nn.Linear(width, dim)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
         silent = [*self.modulation, self.head]
-        for layer in [*silent, self.second_time.mlp[2]] if two_times else silent:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        silence(*([*silent, self.second_time.mlp[2]] if two_times else silent))
+        self.inputs = Inputs(width, depth, guidance_input, adapter, z_dim)
 
-    def features(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+    def features(
+        self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None,
+    ):  # fmt: skip
         """Return features after the last block (n, width) and the conditioning vector (n, width)."""
         if x.dim() != 2 or x.shape[1] != self.config.dim:
             raise WorkbenchError(f"x has shape {tuple(x.shape)}, but this network takes (n, {self.config.dim}).")
@@ -57,14 +63,18 @@ class MLP(ModelMixin, ConfigMixin):
             if self.second_time is None:
                 raise WorkbenchError("this network has no second time: build it with two_times=True.")
             c = c + self.second_time(batch_times(s, x))
-        c = F.silu(c)
+        c = F.silu(self.inputs.conditioning(c, x, w, z))
+        e = self.inputs.embedding(x, w, c)
         h = self.embed(x)
-        for block, modulation in zip(self.blocks, self.modulation, strict=True):
+        for k, (block, modulation) in enumerate(zip(self.blocks, self.modulation, strict=True)):
             shift, scale = modulation(c).chunk(2, dim=1)
-            h = h + block(self.norm(h) * (1 + scale) + shift)
+            h = self.inputs.beside(k, h + block(self.norm(h) * (1 + scale) + shift), h, e)
         return h, c
 
-    def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+    def forward(
+        self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None,
+    ):  # fmt: skip
         """Return the prediction of its kind, of the shape of x, at times t in [0, 1] (n,) and labels (n,), -1 for none."""
-        h, _ = self.features(x, t, cond, s)
+        h, _ = self.features(x, t, cond, s, w, z)
         return self.head(F.silu(h))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workbench.samplers.policy import Policy
 
 NOISE_BLOCK = 8
+LATENT_SALT = 0x5A17  # the latents of a step differ from the noise that it adds
 
 
 class Frame(NamedTuple):
@@ -88,6 +89,7 @@ def run(
 def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index: Sequence[int] | None) -> Iterator[Frame]:
     (start, clean, history, moves), stages = table_of(plan, noise.dtype), plan.stages
     two_times = [bool(getattr(model, "two_times", False)) for model in models]
+    latents = [int(getattr(model, "z_dim", 0) or 0) for model in models]
     with torch.no_grad():
         x = noise * start
     shape, base, outputs, nfe, seconds, target = x.shape, x, [], 0, 0.0, x
@@ -104,10 +106,10 @@ def _frames(plan: Plan, models: list, noise: Tensor, cond: Any, seed: int, index
                 break
             stage = stages[i]
             model = models[stage.model]
-            if two_times[stage.model]:
-                target, count = evaluate(model, x, stage.t, cond, s=stage.to if stage.jump is None else stage.jump)
-            else:
-                target, count = evaluate(model, x, stage.t, cond)
+            more = {"s": stage.to if stage.jump is None else stage.jump} if two_times[stage.model] else {}
+            if latents[stage.model]:
+                more["z"] = stage_noise(x.new_empty(len(x), latents[stage.model]), seed ^ LATENT_SALT, i, index)
+            target, count = evaluate(model, x, stage.t, cond, **more)
             nfe += count
             if target.shape != shape:
                 raise WorkbenchError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench import samplers
-from workbench.denoiser import Denoiser, Guided, Thresholded
+from workbench.denoiser import Denoiser, Guided, Scaled, Thresholded
 from workbench.errors import WorkbenchError, check_count
 from workbench.paths import Path
 from workbench.samplers import adaptive
@@ -28,7 +28,8 @@ class Sampling:
 
     Attributes:
         sampler, steps, schedule, options: as for `workbench.plan`.
-        guidance: classifier-free scale; 1 where it is not used, or baked into the weights.
+        guidance: classifier-free scale; 1 where it is not used, or baked into the weights; what is asked for by default of
+            weights that take it as an input.
         times: step count -> falling times, for counts whose times were tuned or trained.
         only: samplers that the weights can be run with; empty for any.
     """
@@ -117,7 +118,11 @@ def labels(model: Denoiser, cond: Any, n: int) -> Tensor | None:
 
 
 def prepare(model: Denoiser, guidance: float | None = None, thresholding: str | None = None) -> Denoiser:
-    """Wrap a model with guidance (its own by default) and thresholding."""
+    """Wrap a model with guidance (its own by default) and thresholding; a model that takes the scale as an input is given it.
+
+    Raises:
+        WorkbenchError: for a scale that is no number, or outside what the model accepts.
+    """
     scale = default_sampling(model).guidance if guidance is None else guidance
     try:
         scale = float(scale)
@@ -125,7 +130,10 @@ def prepare(model: Denoiser, guidance: float | None = None, thresholding: str | 
         raise WorkbenchError(f"guidance is {guidance!r}, but must be a number; 1 is none.") from error
     if not math.isfinite(scale) or not -50 <= scale <= 50:
         raise WorkbenchError(f"guidance is {scale}, but must be a number from -50 to 50; 1 is none.")
-    wrapped = Guided(model, scale) if scale != 1 and getattr(model, "classes", 0) else model
+    if getattr(model, "guidance_input", None):
+        wrapped: Denoiser = Scaled(model, scale)
+    else:
+        wrapped = Guided(model, scale) if scale != 1 and getattr(model, "classes", 0) else model
     return Thresholded(wrapped, thresholding) if thresholding else wrapped
 
 

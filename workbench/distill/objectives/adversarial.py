@@ -65,7 +65,8 @@ class Judge(nn.Module):
             self.frozen = (network,)  # a tuple, so that its weights are neither trained nor saved
         else:
             self.net, self.frozen = network, None
-        width = network.config.width
+        width, interval = network.config.width, network.config.get("guidance_input")
+        self.more = {"w": float(interval[0])} if interval else {}  # features at the least guidance
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.head = nn.Sequential(
@@ -74,7 +75,7 @@ class Judge(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         """Logits (n,), positive for real."""
-        h, _ = (self.frozen[0] if self.frozen else self.net).features(x, t.to(x.dtype), cond)
+        h, _ = (self.frozen[0] if self.frozen else self.net).features(x, t.to(x.dtype), cond, **self.more)
         h = h.mean(1) if h.dim() == 3 else h
         return self.head(F.layer_norm(h, h.shape[-1:])).squeeze(1)
 

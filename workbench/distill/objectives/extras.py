@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.denoiser import Network
 from workbench.distill.loop import Batch
@@ -80,12 +80,72 @@ class _BoundDispersive(Extra):
     def term(self, point: Point, prediction: Tensor, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         student = self.bound.student
         second = (point.s.to(point.x),) if student.two_times else ()
-        h, _ = student.net.features(point.x, point.t.to(point.x), point.cond, *second)
+        h, _ = student.net.features(point.x, point.t.to(point.x), point.cond, *second, **student.inputs(point.x))
         h = h.flatten(1)
         distance = torch.cdist(h, h).square() / (self.switches.tau * h.shape[1])
         apart = ~torch.eye(len(h), dtype=torch.bool, device=h.device)
         value = torch.logsumexp(-distance[apart], 0) - torch.log(apart.sum().to(h))
         return self.switches.weight * value, {"dispersive": value.detach()}
+
+
+@dataclass(frozen=True)
+class TwoStep:
+    """The one-step answer from fresh noise agrees with two steps: the student's to 1 - d, then the straightened flow's to the data
+    (SlimFlow, arXiv 2407.12718, section 4.2; the first step is the student's own, as in the released code).
+
+    The straightened flow is the student as it was when one-step distillation began, which `Straighten` says; before, the term is 0.
+
+    Attributes:
+        two_step: weight. low, high: d is uniform between them.
+    """
+
+    two_step: float = 1.0
+    low: float = 0.2
+    high: float = 0.8
+
+    def __post_init__(self):
+        if not 0 < self.low <= self.high < 1:
+            raise WorkbenchError(f"low, high are {self.low}, {self.high}, but must lie between 0 and 1, in this order.")
+
+    def bind(self, bound: Any) -> Extra:
+        """This term, with its straightened flow, for an objective."""
+        return _BoundTwoStep(self, bound)
+
+
+class _Begun(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("done", torch.zeros((), dtype=torch.bool))
+
+
+class _BoundTwoStep(Extra):
+    def __init__(self, switches: TwoStep, bound: Any):
+        super().__init__(switches, bound)
+        self.straight = copy.copy(bound.student)
+        self.straight.net = copy.deepcopy(bound.student.net).requires_grad_(False).eval()
+        self.begun = _Begun()
+        bound.frozen |= {"straight": self.straight.net, "begun": self.begun}
+        if bound.steering is not None:
+            bound.steering.models.append(self.straight)
+
+    def term(self, point: Point, prediction: Tensor, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        switches, student = self.switches, self.bound.student
+        if switches.two_step == 0 or point.progress < getattr(self.bound.switches.times, "share", 0.0):
+            return prediction.new_zeros(()), {}
+        if not self.begun.done:
+            self.straight.net.load_state_dict(student.net.state_dict())
+            self.begun.done.fill_(True)
+        path, n = student.path, len(point.x)
+        top = torch.ones(n, dtype=torch.float64, device=rng.device)
+        eps = path.sigma(1.0) * normal(point.x.shape, rng, point.x)
+        mine = ask(student, eps, top, point.cond, 0 * top)
+        with torch.no_grad():
+            tau = 1 - switches.low - (switches.high - switches.low) * torch.rand(n, generator=rng, device=rng.device).double()
+            t = path.time(torch.log1p(-tau) - tau.log())
+            middle = jump(path, eps, mine, top, t)
+            target = ask(self.straight, middle, t, point.cond, 0 * t)
+        value = switches.two_step * self.bound.switches.metric(mine, target).mean()
+        return value, {"two_step": value.detach()}
 
 
 @dataclass(frozen=True)
@@ -116,6 +176,8 @@ class _BoundCorrection(Extra):
         student = bound.student
         self.critic = Network(copy.deepcopy(student.net), student.path, student.kind, student.shape, student.classes, student.two_times)  # fmt: skip
         self.critic.net.requires_grad_(True)
+        if bound.steering is not None:
+            bound.steering.models.append(self.critic)
         bound.players["critic"] = self.critic.net
         self.drawn: tuple[Tensor, Tensor | None] | None = None
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.denoiser import Denoiser, Guided
+from workbench.denoiser import Denoiser, Guided, Scaled
+from workbench.distill.objectives.guidance import steered
 from workbench.errors import WorkbenchError
 from workbench.samplers.sample import default_sampling
 
@@ -135,9 +136,16 @@ def _rho(tau: Tensor) -> Tensor:
     return tau / (1 - tau).clamp_min(1e-6)
 
 
-def guided(teacher: Denoiser, scale: float | None) -> Denoiser:
-    """The teacher with classifier-free guidance (its own setting if None), or as it is where that changes nothing."""
+def guided(teacher: Denoiser, scale: float | tuple[float, float] | None) -> Denoiser:
+    """The teacher with classifier-free guidance (its own setting if None), or as it is where that changes nothing.
+
+    A range of scales (low, high) is a teacher whose scale is set for each batch.
+    """
+    if isinstance(scale, tuple):
+        return steered(teacher, scale)
     scale = default_sampling(teacher).guidance if scale is None else scale
+    if getattr(teacher, "guidance_input", None):
+        return Scaled(teacher, scale)
     return Guided(teacher, scale) if scale != 1 and getattr(teacher, "classes", 0) else teacher
 
 

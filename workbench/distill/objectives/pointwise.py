@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives import adversarial
+from workbench.distill.objectives.guidance import Steering, checked
 from workbench.distill.objectives.maps import ask, jump, tau_of
 from workbench.distill.objectives.mixing import Mix, Mixing
 from workbench.distill.objectives.parts import L2, drop_labels, guided
-from workbench.distill.objectives.starts import FromData, FromPairs, FromPrior, FromRollout
+from workbench.distill.objectives.starts import FromData, FromKeyPoints, FromPairs, FromPrior, FromRollout
 from workbench.distill.objectives.targets import SMALL, DiscreteConsistency, Point, Target, angle_of
 from workbench.distill.objectives.times import Grid, Halving
 from workbench.errors import WorkbenchError, unknown
@@ -50,17 +51,18 @@ class Pointwise:
     """What a pointwise recipe is: parts, one for each switch.
 
     Attributes:
-        start: FromData, FromPairs, FromPrior or FromRollout. times, target: parts of `times` and `targets`.
+        start: FromData, FromPairs, FromKeyPoints, FromPrior or FromRollout. times, target: parts of `times` and `targets`.
         metric: distance of each sample. weight: called with (tau_t, tau_r, tau_s), times of the linear path; or None.
         compare: in what the metric measures: "x0"; "velocity", (x - x0) / tau; "trig", TrigFlow's F.
         two_times: the student is a flow map, X(x, t, s). push: prediction and target are both carried on to s = 0 by the target
             net before they are compared (CTM, arXiv 2310.02279, eq. 6).
         average: decay of the target net, 0 for the student itself. extras: further losses, see `extras`.
         gan: adversarial term, a weight or a part; None for none. mixing: target that starts near the student (TAID); None for the rule's own.
-        guidance: classifier-free scale of the teacher, baked into the student; None for its own setting. dropout: share of null labels.
+        guidance: classifier-free scale of the teacher, baked into the student; None for its own setting; or a range (low, high), over
+            which the scale is drawn and the student takes it as an input. dropout: share of null labels.
     """
 
-    start: FromData | FromPairs | FromPrior | FromRollout = field(default_factory=FromData)
+    start: FromData | FromPairs | FromKeyPoints | FromPrior | FromRollout = field(default_factory=FromData)
     times: Any = field(default_factory=Grid)
     target: Target = field(default_factory=DiscreteConsistency)
     metric: Any = field(default_factory=L2)
@@ -72,7 +74,7 @@ class Pointwise:
     extras: tuple[Any, ...] = ()
     gan: adversarial.Adversarial | None = None
     mixing: Mixing | None = None
-    guidance: float | None = None
+    guidance: float | tuple[float, float] | None = None
     dropout: float = 0.1
 
     def __post_init__(self):
@@ -81,6 +83,7 @@ class Pointwise:
         if isinstance(self.average, (int, float)):
             object.__setattr__(self, "average", Average(float(self.average)))
         object.__setattr__(self, "gan", adversarial.of(self.gan))
+        object.__setattr__(self, "guidance", checked(self.guidance))
         if isinstance(self.mixing, (int, float)):
             object.__setattr__(self, "mixing", Mixing(start=float(self.mixing)))
         if self.push and not self.two_times:
@@ -108,6 +111,7 @@ class BoundPointwise:
         self.players: dict[str, nn.Module] = {"student": student.net}
         self.frozen: dict[str, nn.Module] = {}
         self.store: Any = None
+        self.real_samples: Any = None  # rng -> (x0, labels), for pairs that are made from real samples
         self.target_net = student
         if switches.average.decay > 0:
             self.target_net = _copy(student)
@@ -118,6 +122,10 @@ class BoundPointwise:
             self.frozen |= {"previous": self.previous.net, "stage": self.stage}
         if switches.start.pairs is not None:
             self.prepare = self._prepare
+        self.steering: Steering | None = None
+        if isinstance(switches.guidance, tuple):
+            asked = [self.target_net, *([self.previous] if isinstance(switches.times, Halving) else [])]
+            self.steering = Steering(switches.guidance, teacher, student, *asked)
         self.extras = [extra.bind(self) for extra in (*switches.extras, *([switches.gan] if switches.gan else []))]
         self.mix = None
         if switches.mixing is not None:
@@ -128,7 +136,9 @@ class BoundPointwise:
         return ("student", *(name for extra in self.extras for name in extra.turn(step)))
 
     def _prepare(self, folder: File, seed: int, device: Any):
-        self.store = yield from self.switches.start.pairs.make(self.teacher, folder, seed, device)
+        self.store = yield from self.switches.start.pairs.make(
+            self.teacher, folder, seed, device, self.steering, self.real_samples
+        )
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean distance of the student's prediction to its target; parts: the same at low and at high noise."""
@@ -160,6 +170,10 @@ class BoundPointwise:
         """Where the student is asked in this step."""
         if self.store is not None:
             batch = self.store.draw(batch, rng)
+        if self.steering is not None and batch.w is None:
+            self.steering.draw(self.switches.start.rows(batch.size), rng)
+        elif self.steering is not None:
+            self.steering.set(batch.w)
         times = self.switches.times(batch.size, batch.progress, rng, self.student.path)
         x, x0, eps, cond, times = self.switches.start(batch, times, rng, self.teacher, self.student)
         cond = drop_labels(cond, self.switches.dropout, rng) if self.store is None else cond
@@ -196,7 +210,7 @@ class BoundPointwise:
         landed = jump(self.student.path, point.x, x0, point.t, s)
         weights = {name: value.detach() for name, value in self.target_net.net.named_parameters()}
         frozen = copy.copy(self.target_net)
-        frozen.net = lambda *arguments: torch.func.functional_call(self.target_net.net, weights, arguments)
+        frozen.net = lambda *inputs, **more: torch.func.functional_call(self.target_net.net, weights, inputs, more)
         end = ask(frozen, landed, s, point.cond, torch.zeros_like(s))
         return torch.where(per_sample(point.s, x0) > SMALL, end, x0)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
-from workbench.distill.objectives.maps import jump
-from workbench.distill.objectives.pairs import Pairs
+from workbench.distill.objectives.maps import estimate, jump
+from workbench.distill.objectives.pairs import KeyPoints, Pairs
 from workbench.distill.objectives.parts import normal
 from workbench.distill.objectives.times import Times, uniform
 from workbench.errors import WorkbenchError, check_count
@@ -27,6 +27,11 @@ class FromData:
 
     pairs: ClassVar[None] = None
     needs_data: ClassVar[bool] = True
+
+    @staticmethod
+    def rows(size: int) -> int:
+        """How many states of a batch are independent of one another: all."""
+        return size
 
     def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
         if batch.x0 is None:
@@ -48,6 +53,11 @@ class FromPairs:
     anneal: float = 0.0
     needs_data: ClassVar[bool] = False
 
+    @staticmethod
+    def rows(size: int) -> int:
+        """How many states of a batch are independent of one another: all."""
+        return size
+
     def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
         eps = batch.eps
         if batch.progress < self.anneal:
@@ -57,11 +67,40 @@ class FromPairs:
 
 
 @dataclass(frozen=True)
+class FromKeyPoints:
+    """A key point of a stored teacher trajectory; its x0 is that whose jump lands on the next key point (AccVideo, arXiv 2503.19462, eq. 3).
+
+    On the linear path that is the slope of the chord between the two. The student only meets states that the teacher visits.
+    The times are the trajectory's own, drawn evenly among the jumps.
+    """
+
+    pairs: KeyPoints = field(default_factory=KeyPoints)
+    needs_data: ClassVar[bool] = False
+
+    @staticmethod
+    def rows(size: int) -> int:
+        """How many states of a batch are independent of one another: all."""
+        return size
+
+    def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
+        key = torch.tensor(self.pairs.times, dtype=torch.float64, device=rng.device)
+        k = torch.randint(self.pairs.keys, (batch.size,), generator=rng, device=rng.device)
+        row = torch.arange(batch.size, device=rng.device)
+        x, x_s, t, s = batch.keys[row, k], batch.keys[row, k + 1], key[k], key[k + 1]
+        return x, estimate(student.path, x, x_s, t, s), None, batch.cond, Times(t, s, s)
+
+
+@dataclass(frozen=True)
 class FromPrior:
     """Noise at t = 1; no data are touched. Labels are uniform."""
 
     pairs: ClassVar[None] = None
     needs_data: ClassVar[bool] = False
+
+    @staticmethod
+    def rows(size: int) -> int:
+        """How many states of a batch are independent of one another: all."""
+        return size
 
     def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
         eps, cond = normal((batch.size, *student.shape), rng), uniform_labels(batch, student, rng)
@@ -75,10 +114,12 @@ class FromRollout:
     Attributes:
         route: DDIM steps of the teacher, from t = 1, the inner times jittered within their cell; the start itself is dropped.
         refine: teacher steps to a point, since a coarse route leaves the true trajectory.
+        top: the start itself, t = 1, is kept as well.
     """
 
     route: int = 8
     refine: int = 1
+    top: bool = False
     pairs: ClassVar[None] = None
     needs_data: ClassVar[bool] = False
 
@@ -86,13 +127,18 @@ class FromRollout:
         check_count("route", self.route, 2)
         check_count("refine", self.refine)
 
+    def rows(self, size: int) -> int:
+        """How many trajectories a batch is made of."""
+        return max(1, size // (self.route - 1 + self.top))
+
     def __call__(self, batch: Batch, times: Times, rng: torch.Generator, teacher: Denoiser, student: Network):
-        path, n = student.path, max(1, batch.size // (self.route - 1))
+        path, n = student.path, self.rows(batch.size)
         labels = uniform_labels(batch._replace(size=n), student, rng)
         edges = torch.linspace(1, 0, self.route + 1, dtype=torch.float64, device=rng.device)[1:-1]
         points = edges[:, None] - (uniform(n * len(edges), rng).view(len(edges), n) - 0.5) / self.route * 0.98
-        x, now, states = path.sigma(1.0) * normal((n, *student.shape), rng), torch.ones(n, dtype=torch.float64), []
-        now = now.to(rng.device)
+        x = path.sigma(1.0) * normal((n, *student.shape), rng)
+        now = torch.ones(n, dtype=torch.float64, device=rng.device)
+        states = [x] if self.top else []
         with torch.no_grad():
             for later in points:
                 begin = now
@@ -100,8 +146,8 @@ class FromRollout:
                     middle = begin + (later - begin) * (k + 1) / self.refine
                     x, now = jump(path, x, teacher(x, now, labels).to(x), now, middle), middle
                 states.append(x)
-        t = points.reshape(-1)
-        cond = labels.repeat(len(points)) if labels is not None else None
+        t = (torch.cat([torch.ones_like(points[:1]), points]) if self.top else points).reshape(-1)
+        cond = labels.repeat(len(states)) if labels is not None else None
         zero = torch.zeros_like(t)
         return torch.cat(states), None, None, cond, Times(t, zero, zero)
 

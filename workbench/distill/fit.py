@@ -1,0 +1,116 @@
+"""Whether a recipe fits a teacher: said before anything is trained, with the recipes that do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from workbench.denoiser import Denoiser, Network
+from workbench.distill.objectives.extras import Dispersive
+from workbench.distill.objectives.parts import FEATURES_OF, FeatureDistance
+from workbench.distill.recipe import Recipe
+from workbench.distill.recipes import RECIPES
+from workbench.errors import MissingSource, WorkbenchError
+
+SHOWN = 8
+
+
+def check_fit(recipe: Recipe, teacher: Denoiser, data: Any = None, init: Network | None = None, size: Any = None) -> None:
+    """Refuse what cannot be trained.
+
+    Args:
+        data: what `distill` was given, or None. init, size: the student's start, and the size of one that starts from nothing.
+
+    Raises:
+        MissingSource: if all that is missing is data. WorkbenchError: with every reason and the recipes that fit.
+    """
+    found = misfits(recipe, teacher, init, size)
+    missing = recipe.objective.needs_data and data is None and not has_data(teacher)
+    if missing:
+        found.append("it trains on data, and the teacher's card names none: pass data=...")
+    shape = _shape(data)
+    if shape is not None and shape != tuple(teacher.shape):
+        found.append(
+            f"the data are of shape {shape}, and the teacher's samples of {tuple(teacher.shape)}: give data of that shape"
+        )
+    if not found:
+        return
+    kind = MissingSource if missing and len(found) == 1 else WorkbenchError
+    start = lambda one: type(getattr(one.objective, "start", one.objective))  # noqa: E731
+    others = sorted(
+        fitting(teacher, data is not None), key=lambda name: start(RECIPES[name]) is not start(recipe)
+    )  # like it first
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    said = f" Recipes that fit: {', '.join(others[:SHOWN])}{more}." if others else ""
+    raise kind(f"recipe {recipe.name!r} does not fit: {'; '.join(found)}.{said}")
+
+
+def misfits(recipe: Recipe, teacher: Denoiser, init: Network | None = None, size: Any = None) -> list[str]:
+    """Why a recipe cannot train a student of this teacher, data aside; empty if it can."""
+    objective, shape, found = recipe.objective, tuple(teacher.shape), []
+    metric, guidance = getattr(objective, "metric", None), getattr(objective, "guidance", None)
+    net = getattr(init if init is not None else teacher, "net", None)
+    net = net if isinstance(net, nn.Module) and hasattr(net, "config") and not size else None
+    ours = net is not None and type(net).__module__.startswith("workbench.")
+    if getattr(metric, "images_only", False) and len(shape) != 3:
+        found.append(
+            f"it compares spatial frequencies, so it needs images (c, h, w), not samples of shape {shape}: use kd for points, or another metric"
+        )
+    if isinstance(metric, FeatureDistance) and metric.features is None and shape not in FEATURES_OF:
+        found.append(f"its metric compares features of bundled classifiers, and none knows samples of shape {shape}")
+    if isinstance(guidance, tuple) and not getattr(teacher, "classes", 0):
+        found.append(
+            f"guidance is a range, {list(guidance)}, but this teacher has no classes, so nothing guides it: choose a teacher with classes"
+        )
+    if (recipe.lora or recipe.adapters) and net is None:
+        part = "low-rank updates (lora)" if recipe.lora else "adapters"
+        found.append(
+            f"it trains {part} beside a trained network of ours, and there is none here: choose a teacher that is a network, such as "
+            "digits/teacher, or pass init=, a trained one"
+        )
+    if getattr(objective, "two_times", False) and net is not None and not ours and not getattr(teacher, "two_times", False):
+        found.append(
+            f"its student is asked at two times, t and s, and a {type(net).__name__} takes one: pass network={{...}} for a fresh student"
+        )
+    if (
+        any(isinstance(extra, Dispersive) for extra in getattr(objective, "extras", ()))
+        and net is not None
+        and not hasattr(net, "features")
+    ):
+        found.append(
+            f"it spreads inner features, and a {type(net).__name__} shows none: pass network={{...}} for a fresh student"
+        )
+    try:
+        recipe.sampling.plan(teacher.path)
+    except WorkbenchError as error:
+        found.append(f"its student's sampler does not run on the teacher's path ({str(error).rstrip('.')})")
+    return found
+
+
+def fitting(teacher: Denoiser, data: bool = False) -> list[str]:
+    """Names of the recipes that fit a teacher, in alphabetical order.
+
+    >>> import workbench as wb
+    >>> "hipa" in fitting(wb.mixture([[1.0, 0.0]], [0.2]))
+    False
+    """
+    there = data or has_data(teacher)
+    shape = tuple(teacher.shape)
+    return sorted(
+        name
+        for name, recipe in RECIPES.items()
+        if (there or not recipe.objective.needs_data) and not misfits(recipe.fitted(shape, False), teacher)
+    )
+
+
+def has_data(teacher: Denoiser) -> bool:
+    """Whether the teacher itself says what it was trained on, or draws from its law."""
+    if hasattr(teacher, "sample") and hasattr(teacher, "log_density"):
+        return True
+    return bool(getattr(teacher, "card", {}).get("data"))
+
+
+def _shape(data: Any) -> tuple[int, ...] | None:
+    x = data[0] if isinstance(data, tuple) and data else getattr(data, "images", data)
+    return tuple(x.shape[1:]) if isinstance(x, Tensor) and x.dim() > 1 and len(x) else None
