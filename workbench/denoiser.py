@@ -86,7 +86,8 @@ class Network:
     def __call__(
         self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None, w: Any = None, z: Any = None
     ) -> Tensor:
-        return self.path.convert(self.predict(x, t, cond, s, w, z), x, t, self.kind, "x0")
+        more = {name: value for name, value in (("w", w), ("z", z)) if value is not None}
+        return self.path.convert(self.predict(x, t, cond, s, **more), x, t, self.kind, "x0")
 
     def unit(self, x: Tensor, t: float | Tensor) -> Tensor | float:
         """r = sqrt(alpha^2 + sigma^2), what the network's input and output are measured in; 1 except on exploding paths."""
@@ -205,10 +206,11 @@ class Guided(Wrapper):
     def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **second_time: Any) -> Tensor:
         scale = rows_of(self.scale, x) if isinstance(self.scale, Tensor) else self.scale
         active = cond is not None and (isinstance(scale, Tensor) or scale != 1)
-        if active and isinstance(t, Tensor):
-            scale = torch.where((t >= self.interval[0]) & (t <= self.interval[1]), scale, 1.0)
-        else:
-            active = active and self.interval[0] <= float(t) <= self.interval[1]
+        if active and self.interval != (0.0, 1.0):
+            if isinstance(t, Tensor):
+                scale = torch.where((t >= self.interval[0]) & (t <= self.interval[1]), scale, 1.0)
+            else:
+                active = self.interval[0] <= float(t) <= self.interval[1]
         if not active:
             return evaluate(self.model, x, t, cond, **second_time)[0]
         n = len(x)

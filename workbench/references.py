@@ -206,6 +206,56 @@ REFERENCES: dict[str, Reference] = {
         "One-step Diffusion with Distribution Matching Distillation",
         "Yin, Tianwei; Gharbi, Michaël; Zhang, Richard; Shechtman, Eli; Durand, Frédo; Freeman, William T.; Park, Taesung",
         2024, "2311.18828", CVPR),
+    "luo2023diffinstruct": Reference(
+        "Diff-Instruct: A Universal Approach for Transferring Knowledge From Pre-trained Diffusion Models",
+        "Luo, Weijian; Hu, Tianyang; Zhang, Shifeng; Sun, Jiacheng; Li, Zhenguo; Zhang, Zhihua", 2023, "2305.18455", NIPS),
+    "wang2023prolificdreamer": Reference(
+        "ProlificDreamer: High-Fidelity and Diverse Text-to-3D Generation with Variational Score Distillation",
+        "Wang, Zhengyi; Lu, Cheng; Wang, Yikai; Bao, Fan; Li, Chongxuan; Su, Hang; Zhu, Jun", 2023, "2305.16213", NIPS),
+    "poole2023dreamfusion": Reference(
+        "DreamFusion: Text-to-3D using 2D Diffusion", "Poole, Ben; Jain, Ajay; Barron, Jonathan T.; Mildenhall, Ben", 2023,
+        "2209.14988", ICLR),
+    "nguyen2024swiftbrush": Reference(
+        "SwiftBrush: One-Step Text-to-Image Diffusion Model with Variational Score Distillation",
+        "Nguyen, Thuan Hoang; Tran, Anh", 2024, "2312.05239", CVPR),
+    "chen2025flashdmd": Reference(
+        "Flash-DMD: Towards High-Fidelity Few-Step Image Generation with Efficient Distillation and Joint Reinforcement Learning",
+        "Chen, Guanjie and others", 2025, "2511.20549"),
+    "fan2025phased": Reference(
+        "Phased DMD: Few-step Distribution Matching Distillation via Score Matching within Subintervals",
+        "Fan, Xiangyu and others", 2025, "2510.27684"),
+    "liu2025decoupled": Reference(
+        "Decoupled DMD: CFG Augmentation as the Spear, Distribution Matching as the Shield",
+        "Liu, Dongyang; Gao, Peng and others", 2025, "2511.22677"),
+    "luo2025learning": Reference(
+        "Learning Few-Step Diffusion Models by Trajectory Distribution Matching",
+        "Luo, Yihong; Hu, Tianyang; Sun, Jiacheng; Cai, Yujun; Tang, Jing", 2025, "2503.06674"),
+    "xu2025onestep": Reference(
+        "One-step Diffusion Models with f-Divergence Distribution Matching", "Xu, Yilun; Nie, Weili; Vahdat, Arash", 2025,
+        "2502.15681"),
+    "wang2025uniinstruct": Reference(
+        "Uni-Instruct: One-step Diffusion Model through Unified Diffusion Divergence Instruction",
+        "Wang, Yifei; Bai, Weimin; Zhang, Colin; Zhang, Debing; Luo, Weijian; Sun, He", 2025, "2505.20755"),
+    "luo2024onestep": Reference(
+        "One-Step Diffusion Distillation through Score Implicit Matching",
+        "Luo, Weijian; Huang, Zemin; Geng, Zhengyang; Kolter, J. Zico; Qi, Guo-Jun", 2024, "2410.16794", NIPS),
+    "zhou2024score": Reference(
+        "Score identity Distillation: Exponentially Fast Distillation of Pretrained Diffusion Models for One-Step Generation",
+        "Zhou, Mingyuan; Zheng, Huangjie; Wang, Zhendong; Yin, Mingzhang; Huang, Hai", 2024, "2404.04057", ICML),
+    "zhou2025fewstep": Reference(
+        "Few-Step Diffusion via Score identity Distillation", "Zhou, Mingyuan; Gu, Yi; Wang, Zhendong", 2025, "2505.12674"),
+    "zhou2025flow": Reference(
+        "Score Distillation of Flow Matching Models", "Zhou, Mingyuan; Gu, Yi and others", 2025, "2509.25127"),
+    "luo2024diffinstruct": Reference(
+        "Diff-Instruct*: Towards Human-Preferred One-step Text-to-image Generative Models",
+        "Luo, Weijian; Zhang, Colin; Zhang, Debing; Geng, Zhengyang", 2024, "2410.20898"),
+    "ma2024scaledreamer": Reference(
+        "ScaleDreamer: Scalable Text-to-3D Synthesis with Asynchronous Score Distillation",
+        "Ma, Zhiyuan; Wei, Yuxiang; Zhang, Yabin; Zhu, Xiangyu; Lei, Zhen; Zhang, Lei", 2024, "2407.02040",
+        "European Conference on Computer Vision"),
+    "zhang2024distribution": Reference(
+        "Distribution Backtracking Builds A Faster Convergence Trajectory for Diffusion Distillation",
+        "Zhang, Shengyuan and others", 2024, "2408.15991"),
     "chen2024trajectory": Reference(
         "On the Trajectory Regularity of ODE-based Diffusion Sampling",
         "Chen, Defang; Zhou, Zhenyu; Wang, Can; Shen, Chunhua; Lyu, Siwei", 2024, "2405.11326", ICML),

@@ -37,7 +37,7 @@ def refused(tmp_path, teacher, recipe, **options):
     [
         ("hipa", {}, "needs images (c, h, w), not samples of shape (2,)", "instaflow, kd, reflow"),
         ("guidance", {}, "no classes, so nothing guides it", "ayf, cd"),
-        ("agd", {}, "adapters beside a trained network", "tbcm, ayf"),
+        ("agd", {}, "adapters beside a trained network", "tbcm, asd"),
         ("cd", {"metric": FeatureDistance()}, "none knows samples of shape (2,)", "ayf, cd"),
         ("cd", {"lora": 4}, "low-rank updates (lora)", "ayf, cd"),
         ("cd", {"data": torch.zeros(5, 3)}, "the data are of shape (3,), and the teacher's samples of (2,)", "ayf, cd"),

@@ -10,7 +10,9 @@ import torch
 import workbench as wb
 from workbench.denoiser import Network
 from workbench.distill.distill import distill
-from workbench.distill.objectives.distributional import BackSimulation, CriticHead, Guidance
+from workbench.distill.objectives.critics import CriticHead
+from workbench.distill.objectives.distributional import Guidance
+from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.recipes import RECIPES, get
 from workbench.errors import MissingSource, UnknownName, WorkbenchError
 from workbench.networks import new_network
@@ -24,6 +26,7 @@ PAIRS = [name for name, recipe in RECIPES.items() if getattr(getattr(recipe.obje
 SMALL = {name: {} for name in RECIPES} | {name: {"count": 64} for name in PAIRS} | {"dmd2": {"warmup": 2, "turns": 2}}
 PUBLISHED = [
     "agd",
+    "asd",
     "ayf",
     "boot",
     "cd",
@@ -31,8 +34,15 @@ PUBLISHED = [
     "ct",
     "ctm",
     "ddgan",
+    "decoupled-dmd",
+    "di-star",
+    "diff-instruct",
+    "disback",
+    "dmd",
     "dmd2",
     "ect",
+    "f-distill",
+    "flash-dmd",
     "freeflow",
     "guidance",
     "hipa",
@@ -44,16 +54,25 @@ PUBLISHED = [
     "meanflow",
     "meanflow-dispersive",
     "mmd",
+    "pg-sb",
+    "phased-dmd",
     "progressive",
     "reflow",
     "rfpp",
     "sana-sprint",
     "scm",
     "scott",
+    "sid",
+    "sid-few-step",
+    "sim",
     "slimflow",
     "splitmeanflow",
+    "swiftbrush",
     "tbcm",
+    "tdm",
     "tscd",
+    "uni-instruct",
+    "vsd",
 ]
 
 
@@ -78,8 +97,8 @@ def test_every_recipe_says_what_it_is():
 
 
 def test_unknown_recipes_offer_the_nearest():
-    with pytest.raises(UnknownName, match=r"unknown recipe 'dmd': did you mean 'dmd2'\? Known: agd, ayf, boot, cd"):
-        get("dmd")
+    with pytest.raises(UnknownName, match=r"unknown recipe 'dmd3': did you mean 'dmd'\? Known: agd, a"):
+        get("dmd3")
 
 
 def test_options_replace_fields_of_the_recipe_and_rates():
@@ -110,7 +129,7 @@ def test_numbers_stand_for_parts():
     assert dmd2.configured(gan=1).objective.gan == CriticHead(weight=1.0)
     assert dmd2.configured(inputs=4).objective.inputs == BackSimulation((1.0, 0.75, 0.5, 0.25))
     assert get("consistency").configured(guidance=2.5).objective.guidance == 2.5
-    assert dmd2.configured(gan=1e-2).objective.needs_data and not dmd2.objective.needs_data
+    assert dmd2.objective.needs_data and not dmd2.configured(gan=0).objective.needs_data
 
 
 def test_unknown_options_offer_the_nearest():

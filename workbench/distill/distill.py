@@ -23,7 +23,7 @@ from workbench.distill.fit import check_fit
 from workbench.distill.generated import fingerprint
 from workbench.distill.loop import Batch, Optim, Progress, train
 from workbench.distill.objectives.ddgan import DenoisingGAN
-from workbench.distill.objectives.distributional import BackSimulation
+from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.starts import FromKeyPoints
 from workbench.distill.recipe import kinds
@@ -267,7 +267,9 @@ def _latent(teacher: Denoiser) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-friendly copy: tuples become lists."""
+    """JSON-friendly copy: tuples become lists, functions their names."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value

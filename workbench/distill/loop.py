@@ -195,7 +195,7 @@ def train(
         elapsed += clock() - began
         last = (steps is not None and step >= steps) or (seconds is not None and elapsed >= seconds)
         if step % report_every == 0 or last or step == 1:
-            values = {key: float(value) for key, value in losses.items()}
+            values = _finite(losses)
             folder.log({"step": step, "seconds": round(elapsed, 3), **values})
             try:
                 yield Progress(step, steps, values, {}, elapsed, average=average)
@@ -206,8 +206,13 @@ def train(
             save()
             last_save = time.monotonic()
     objective.players[objective.product].load_state_dict(average.state_dict())
-    values = {key: float(value) for key, value in losses.items()}
+    values = _finite(losses)
     yield Progress(step, steps, values, {}, elapsed, stage="done", average=average)
+
+
+def _finite(losses: dict[str, Tensor]) -> dict[str, float]:
+    """What is known of them: a part that is NaN, such as the mean of an empty bin, is left out."""
+    return {key: number for key, value in losses.items() if (number := float(value)) == number}
 
 
 def _adamw(player: nn.Module, optim: Optim) -> torch.optim.AdamW:

@@ -108,7 +108,8 @@ def _replace(part: Any, name: str, value: Any) -> Any:
     """The part with the first field of this name replaced, searching nested parts breadth first; None if there is none."""
     own = [item.name for item in fields(part)]
     if name in own:
-        return replace(part, **{name: value})
+        held = getattr(part, name)
+        return replace(part, **{name: held.given(value) if hasattr(held, "given") else value})  # a number may stand for a part
     for item in own:
         held = getattr(part, item)
         for inner in _parts(held):

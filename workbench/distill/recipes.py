@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.distill import distribution_rows
 from workbench.distill.loop import Optim
 from workbench.distill.objectives.adversarial import Adversarial
 from workbench.distill.objectives.ddgan import DenoisingGAN
-from workbench.distill.objectives.distributional import Distributional
 from workbench.distill.objectives.extras import Anchor, Correction, Dispersive, TwoStep
 from workbench.distill.objectives.frequency import HighFrequency
 from workbench.distill.objectives.moments import Moments
@@ -248,19 +248,9 @@ ROWS = (
         steps=500,
         points={"batch": 256, "dropout": 0.5, "kernel": "rbf", "lr": 5e-4},
     ),
-    # --- distribution matching
-    Recipe(
-        "dmd2",
-        paper="arXiv 2405.14867",
-        summary="Distribution matching: a critic on a faster time scale learns the student's law, the score gap moves it.",
-        objective=Distributional(),
-        sampling=RENOISED,
-        optim={"student": Optim(lr=1e-4), "critic": Optim(lr=3e-4, decay=0.5)},
-        points={"batch": 256, "dropout": 0.5},
-    ),
 )  # fmt: skip
 
-RECIPES = {recipe.name: recipe for recipe in ROWS}
+RECIPES = {recipe.name: recipe for recipe in (*ROWS, *distribution_rows.ROWS)}
 
 
 def get(recipe: str | Recipe) -> Recipe:

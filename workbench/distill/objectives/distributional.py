@@ -1,107 +1,68 @@
-"""The distributional objective: a critic learns the student's law, and the score gap to the teacher moves the student.
+"""The distributional objective: a critic learns the student's law, and the gap between its score and the teacher's moves the student.
 
-DMD2 (arXiv 2405.14867) and its relatives; the switches are fields.
+Diff-Instruct (arXiv 2305.18455), DMD2 (arXiv 2405.14867), SiD (arXiv 2404.04057) and their relatives; the switches are fields.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path as File
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.denoiser import Denoiser, Network
+from workbench.denoiser import Denoiser, Guided, Network
 from workbench.distill.loop import Batch
+from workbench.distill.objectives.cores import ExpandedDivergence, PerSampleL1, ScoreGap
+from workbench.distill.objectives.critics import Critic, CriticHead, Drawn, FakeScore, ShiftedTeacher
+from workbench.distill.objectives.divergences import DIVERGENCES, Levels, Ratio, binned
 from workbench.distill.objectives.flow_matching import logit_normal
-from workbench.distill.objectives.parts import drop_labels, guided, normal
-from workbench.errors import WorkbenchError, check_count
+from workbench.distill.objectives.levels import BackSimulation, Clean, levels, renoised, spread, step
+from workbench.distill.objectives.pairs import Pairs
+from workbench.distill.objectives.parts import PseudoHuber, drop_labels, guided, normal
+from workbench.distill.objectives.rewards import Reward
+from workbench.errors import WorkbenchError
 from workbench.paths import per_sample
 
 
 @dataclass(frozen=True)
-class ScoreGap:
-    """CORE K1: loss 1/2 mean |x - sg(x + w delta)|^2, delta = teacher's x0 estimate - critic's.
-
-    Its gradient, -w delta, is that of the reverse KL integrated over noise levels when w is alpha^2 / sigma^2.
-    """
-
-    def __call__(self, x: Tensor, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
-        pull = per_sample(weight, x) * (real - fake)
-        return 0.5 * (x - (x + pull).detach()).square().mean()
-
-
-@dataclass(frozen=True)
-class PerSampleL1:
-    """WEIGHT 1 / mean |x - teacher's x0 estimate| of each sample (DMD, arXiv 2311.18828, eq. 8), floored."""
-
-    floor: float = 1e-3
-
-    def __call__(self, x: Tensor, real: Tensor) -> Tensor:
-        return 1 / (x - real).abs().flatten(1).mean(1).clamp_min(self.floor)
-
-
-@dataclass(frozen=True)
-class FakeScore:
-    """CRITIC: a network fitted to the student's samples, `turns` updates to one of the student (two time scales).
-
-    Attributes:
-        warmup: critic-only steps at the start, for a critic that does not start as the teacher.
-    """
-
-    turns: int = 5
-    warmup: int = 0
-
-    def __post_init__(self):
-        check_count("turns", self.turns)
-        check_count("warmup", self.warmup, 0)
-
-
-@dataclass(frozen=True)
-class CriticHead:
-    """GAN: a small head on the critic's features tells real from generated at random noise levels; logistic loss.
-
-    Attributes:
-        weight: of the student's term. critic_weight: of the critic's.
-    """
-
-    weight: float = 3e-3
-    critic_weight: float = 1e-2
-
-
-@dataclass(frozen=True)
-class BackSimulation:
-    """INPUT: the student's own chain at these times, consistency sampling; one step of it, drawn at random, gets the gradient.
-
-    (1.0,) trains a one-step student. The last entry of a plan's times, 0, is not listed.
-    """
-
-    times: tuple[float, ...] = (1.0,)
-
-    def __call__(self, student: Network, shape: tuple[int, ...], cond: Tensor | None, rng: torch.Generator, like: Tensor):
-        """Return (x_t, t) at which the student is to be evaluated; t is a float shared by the batch."""
-        path, x = student.path, path_start(student, shape, rng, self.times[0])
-        steps = int(torch.randint(len(self.times), (1,), generator=rng, device=rng.device))
-        for t, s in zip(self.times[:steps], self.times[1 : steps + 1], strict=True):
-            with torch.no_grad():
-                x = path.mix(student(x, t, cond), normal(shape, rng), s)
-        return x, self.times[steps]
-
-
-def path_start(student: Network, shape: tuple[int, ...], rng: torch.Generator, t: float) -> Tensor:
-    """Noise at the level of time t."""
-    return student.path.sigma(t) * normal(shape, rng)
-
-
-@dataclass(frozen=True)
 class Guidance:
-    """Classifier-free scales of the teacher (real; None for the teacher's own setting) and the critic (fake)."""
+    """Classifier-free scales of the teacher and the critic where the student is judged.
+
+    Attributes:
+        real: of the teacher; None for its own setting. fake: of the critic; 0 asks it without labels. same: the critic's is the teacher's.
+        spread: bounds between which the teacher's scale is drawn at every step, in place of `real` (PG-SB, arXiv 2412.02687v1).
+        decoupled: the guidance part of the gap has a noise level of its own, below the student's time (arXiv 2511.22677).
+        matching: share of the rest of the gap; 0 leaves the guidance part alone.
+    """
 
     real: float | None = None
     fake: float = 1.0
+    same: bool = False
+    spread: tuple[float, float] | None = None
+    decoupled: bool = False
+    matching: float = 1.0
+
+    def given(self, value: Any) -> Any:
+        """The part for the teacher's scale alone."""
+        return replace(self, real=float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+@dataclass(frozen=True)
+class Regression:
+    """REG: the student's answer to stored noise is regressed on the teacher's solution (DMD, arXiv 2311.18828, eq. 9).
+
+    Attributes:
+        pairs: which. weight: of the term; the metric, pseudo-Huber, stands for the paper's LPIPS.
+    """
+
+    pairs: Pairs = field(default_factory=Pairs)
+    weight: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -109,26 +70,50 @@ class Distributional:
     """What a distribution-matching recipe is: parts, one for each switch.
 
     Plain numbers stand for parts where they can: guidance=2.0 is Guidance(real=2.0), gan=3e-3 is CriticHead(3e-3),
-    inputs=4 is BackSimulation at four uniform times. `renoise` bounds the noise levels at which the student is judged.
+    inputs=4 is BackSimulation at four uniform times, ratio="kl" is Ratio("kl").
+
+    Attributes:
+        renoise: levels at which the student is judged: bounds of uniform ones, or a part.
+        ratio: f-divergence read from the discriminator's ratio; needs `gan`. regression, reward: further terms.
+        dropout: share of labels dropped.
     """
 
     core: Any = field(default_factory=ScoreGap)
     weight: Any = field(default_factory=PerSampleL1)
-    critic: FakeScore = field(default_factory=FakeScore)
+    critic: Any = field(default_factory=FakeScore)
     gan: CriticHead | None = None
+    ratio: Ratio | None = None
     inputs: BackSimulation = field(default_factory=BackSimulation)
-    guidance: Guidance = field(default_factory=Guidance)  # a number sets `real`
-    renoise: tuple[float, float] = (0.02, 0.98)
+    anchor: Clean = field(default_factory=Clean)
+    guidance: Guidance = field(default_factory=Guidance)
+    renoise: Any = (0.02, 0.98)
+    regression: Regression | None = None
+    reward: Reward | None = None
     dropout: float = 0.1
 
     def __post_init__(self):
-        if isinstance(self.guidance, (int, float)):
-            object.__setattr__(self, "guidance", Guidance(real=float(self.guidance)))
-        if isinstance(self.gan, (int, float)):
-            object.__setattr__(self, "gan", CriticHead(weight=float(self.gan)))
-        if isinstance(self.inputs, int):
-            check_count("inputs", self.inputs, 1, 1000)
-            object.__setattr__(self, "inputs", BackSimulation(tuple(1 - k / self.inputs for k in range(self.inputs))))
+        for name, part in (("guidance", Guidance()), ("gan", CriticHead()), ("inputs", BackSimulation()), ("ratio", Ratio())):
+            object.__setattr__(self, name, part.given(getattr(self, name)))
+        if self.reward is not None:
+            object.__setattr__(self, "reward", Reward().given(self.reward))
+        if self.ratio is not None and self.gan is None:
+            raise WorkbenchError(
+                "a divergence is read from a discriminator's ratio, and there is none: set gan to the weight of its term, such as 1e-3."
+            )
+        if isinstance(self.core, ExpandedDivergence) and self.ratio is None:
+            raise WorkbenchError("this core weighs a divergence's terms by a density ratio: set ratio, such as ratio='kl'.")
+        if self.gan is not None and not isinstance(self.critic, FakeScore):
+            raise WorkbenchError(
+                "the discriminator is a head of a trained critic, and this recipe trains none: leave gan at None."
+            )
+        if self.guidance.matching != 1 and not self.guidance.decoupled:
+            raise WorkbenchError(
+                "matching is the share of what is left of the gap beside its guidance part: set decoupled=True."
+            )
+        if self.anchor.phases() > len(self.inputs.times):
+            raise WorkbenchError(
+                f"{self.anchor.phases()} phases need as many steps, and inputs has {len(self.inputs.times)}: give more."
+            )
 
     @property
     def needs_data(self) -> bool:
@@ -140,21 +125,18 @@ class Distributional:
         return BoundDistributional(self, teacher, student)
 
 
-class Critic(nn.Module):
-    """The fake-score network, with a discriminator head on its features where a GAN term is used."""
+class Made(NamedTuple):
+    """What the student has made.
 
-    def __init__(self, net: nn.Module, head: bool):
-        super().__init__()
-        self.net = net
-        self.head = None
-        if head:
-            width = net.config.width
-            self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+    Attributes:
+        x: estimates of x0 (n, ...). cond: labels or None. t: the time it was asked at. state: what is judged, at level s.
+    """
 
-    def logits(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        """One logit a sample: positive for real."""
-        features, _ = self.net.features(x, t.to(x.dtype), cond)
-        return self.head(features.mean(1) if features.dim() == 3 else features).squeeze(1)
+    x: Tensor
+    cond: Tensor | None
+    t: float
+    state: Tensor
+    s: float
 
 
 class BoundDistributional:
@@ -163,77 +145,235 @@ class BoundDistributional:
     product = "student"
 
     def __init__(self, switches: Distributional, teacher: Denoiser, student: Network):
-        self.switches, self.student, self.path = switches, student, student.path
-        self.teacher = guided(teacher, switches.guidance.real)
+        self.switches, self.student, self.path, self.base = switches, student, student.path, teacher
         own = getattr(teacher, "net", None)
-        like_teacher = isinstance(own, nn.Module) and type(own) is type(student.net)
-        start = own if like_teacher else student.net
-        self.critic = Critic(copy.deepcopy(start).requires_grad_(True), switches.gan is not None)
-        self.network = Network(self.critic.net, student.path, student.kind, student.shape, student.classes)
-        self.fake = guided(self.network, switches.guidance.fake)
-        self.warmup = switches.critic.warmup or (0 if like_teacher else 200)
-        self.players = {"student": student.net, "critic": self.critic}
-        self.drawn: tuple[Tensor, Tensor | None] | None = None
+        self.like_teacher = isinstance(own, nn.Module) and type(own) is type(student.net)
+        self.players, self.frozen, self.store = {"student": student.net}, {}, None
+        self.teacher, self.critic, self.warmup = guided(teacher, switches.guidance.real), None, 0
+        if isinstance(switches.critic, FakeScore):
+            self._make_critic(copy.deepcopy(own if self.like_teacher else student.net))
+        if switches.ratio is not None:
+            self.frozen["ratio"] = Levels()
+        self.reward = switches.reward.bind(teacher) if switches.reward is not None else None
+        self.made: Made | None = None
+        self.moves = False  # whether the student has a turn in this step
+
+    def _make_critic(self, net: nn.Module) -> None:
+        part, student = self.switches.critic, self.student
+        net.requires_grad_(True)
+        if part.lora and self.like_teacher:
+            from workbench.distill.adapters import add_lora
+
+            add_lora(net, part.lora)
+        self.critic = Critic(net, self.switches.gan is not None, self.switches.anchor.phases())
+        self.networks = [
+            Network(self.critic.of(k), student.path, student.kind, student.shape, student.classes)
+            for k in range(self.switches.anchor.phases())
+        ]
+        self.trained = [parameter for parameter in self.critic.parameters() if parameter.requires_grad]
+        self.warmup = part.warmup or (0 if self.like_teacher else 200)
+        self.players["critic"] = self.critic
+
+    def prepare(self, folder: File, seed: int, device: Any) -> Iterator[tuple[int, int]]:
+        """Make the stored pairs, where there is a regression term."""
+        if self.switches.regression is not None:
+            self.store = yield from self.switches.regression.pairs.make(self.teacher, folder, seed, device)
 
     def turn(self, step: int) -> Sequence[str]:
         """The critic at every step; the student too once in `turns` steps after the warm-up."""
-        self.drawn = None
-        if step >= self.warmup and (step - self.warmup) % self.switches.critic.turns == 0:
-            return ("student", "critic")
-        return ("critic",)
+        self.made = None
+        turns = self.switches.critic.turns if self.critic is not None else 1
+        self.moves = step >= self.warmup and (step - self.warmup) % turns == 0
+        if self.critic is None:
+            return ("student",)
+        return ("student", "critic") if self.moves else ("critic",)
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The student's score gap (and GAN term), or the critic's denoising error (and discriminator)."""
+        """The student's loss, or the critic's denoising error (and discriminator)."""
         return self._student_loss(batch, rng) if player == "student" else self._critic_loss(batch, rng)
 
-    def _generate(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def _generate(self, batch: Batch, rng: torch.Generator) -> Made:
         cond = batch.cond
         if cond is None and self.student.classes:
             cond = torch.randint(self.student.classes, (batch.size,), generator=rng, device=rng.device)
         cond = drop_labels(cond, self.switches.dropout, rng)
-        x, t = self.switches.inputs(self.student, (batch.size, *self.student.shape), cond, rng, batch.x0)
-        return self.student(x, t, cond), cond
+        anchor, inputs = self.switches.anchor, self.switches.inputs
+        z, t = inputs(self.student, (batch.size, *self.student.shape), cond, rng, batch.x0)
+        x, s = self.student(z, t, cond), anchor.end(inputs.times, t)
+        return Made(x, cond, t, step(self.path, z, x, t, s) if s else x, s)
+
+    def _draw_levels(self, made: Made, rng: torch.Generator, progress: float) -> Tensor:
+        span = self.switches.anchor.span(made.t, made.s)
+        return levels(self.switches.renoise if span is None else span, len(made.x), rng, self.path, progress)
 
     def _student_loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x, cond = self._generate(batch, rng)
-        self.drawn = (x.detach(), cond)
-        low, high = self.switches.renoise
-        t = low + (high - low) * torch.rand(len(x), generator=rng, device=x.device).double()
-        with torch.no_grad():
-            x_t = self.path.mix(x, normal(x.shape, rng), t)
-            real, fake = self.teacher(x_t, t, cond).to(x), self.fake(x_t, t, cond)
-            weight = self.switches.weight(x, real)
-        loss = self.switches.core(x, real, fake, weight)
-        parts = {"gap": (real - fake).square().mean().sqrt()}
-        if self.switches.gan is not None:
-            tau = torch.rand(len(x), generator=rng, device=x.device).double()
-            adversarial = F.softplus(-self._logits(x, tau, cond, rng)).mean()
-            loss = loss + self.switches.gan.weight * adversarial
-            parts["gan"] = adversarial.detach()
+        made = self._generate(batch, rng)
+        self.made = made._replace(x=made.x.detach(), state=made.state.detach())
+        with held(self.trained if self.critic is not None else []):
+            loss, parts = self._match(made, batch, rng)
+            if self.switches.gan is not None:
+                tau = torch.rand(len(made.x), generator=rng, device=made.x.device).double()
+                adversarial = F.softplus(-self._logits(made.x, tau, made.cond, rng)).mean()
+                loss, parts["gan"] = loss + self.switches.gan.weight * adversarial, adversarial.detach()
+        if self.store is not None:
+            drawn = self.store.draw(batch, rng)
+            answer = self.student(self.path.sigma(1.0) * drawn.eps, 1.0, drawn.cond)
+            regression = PseudoHuber()(answer, drawn.x0).mean()
+            loss, parts["regression"] = loss + self.switches.regression.weight * regression, regression.detach()
+        if self.reward is not None:
+            reward = self.reward(made.x, made.cond).mean()
+            loss, parts["reward"] = loss - self.switches.reward.weight * reward, reward.detach()
         return loss, parts
 
-    def _critic_loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.drawn is None:
-            with torch.no_grad():
-                self.drawn = self._generate(batch, rng)
-        x, cond = self.drawn
-        t = logit_normal(len(x), rng).double()
+    def _match(self, made: Made, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The core's loss at fresh noise levels."""
+        switches, x, cond = self.switches, made.x, made.cond
+        t = self._draw_levels(made, rng, batch.progress)
         eps = normal(x.shape, rng)
-        a, b = self.path.kind(self.student.kind, t)
-        target = per_sample(a, x) * x + per_sample(b, x) * eps
-        x_t = self.path.mix(x, eps, t)
-        error = ((self.network.predict(x_t, t, cond) - target) / self.network.unit(x, t)).square().mean()
-        gan = self.switches.gan
+        real_model, fake_scale = self._models(rng)
+        with torch.set_grad_enabled(switches.core.graph):
+            x_t = renoised(self.path, made.state, eps, t, made.s)
+            real = real_model(x_t, t, cond).to(x)
+            fake = self._fake(x_t, t, made, eps, fake_scale, rng)
+        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+        gap = (real - fake).detach()
+        parts = {"gap": gap.square().mean().sqrt(), **binned("gap", gap.square().flatten(1).mean(1).sqrt(), t)}
+        if switches.guidance.decoupled:
+            fake = fake + (1 - switches.guidance.matching) * (real - fake)
+            real = real + self._guidance_part(made, rng)
+        weight = switches.weight(x, real, alpha, sigma)
+        if switches.ratio is None:
+            return switches.core(x, real, fake, weight), parts
+        with torch.no_grad():
+            logits = self.critic.logits(x_t / self.student.unit(x, t), t, cond)
+            r = switches.ratio(logits, t, self.frozen["ratio"])
+            h = switches.ratio.weights(r)
+            parts["ratio_ess"] = h.sum() ** 2 / (len(h) * h.square().sum())
+        if isinstance(switches.core, ExpandedDivergence):
+            scale, name = (alpha / sigma**2).to(x), switches.ratio.divergence
+            return switches.core(x, real, fake, weight / DIVERGENCES[name].h(r).mean(), r, x_t, scale, name), parts
+        return switches.core(x, real, fake, weight * h), parts
+
+    def _models(self, rng: torch.Generator) -> tuple[Denoiser, float]:
+        """The teacher as it is asked now, and the critic's guidance scale."""
+        guidance, teacher = self.switches.guidance, self.teacher
+        if guidance.spread is not None:
+            low, high = guidance.spread
+            scale = low + (high - low) * float(torch.rand(1, generator=rng, device=rng.device))
+            teacher = guided(self.base, scale)
+        if guidance.decoupled:
+            return guided(self.base, 1.0), guidance.fake
+        return teacher, scale_of(teacher) if guidance.same else guidance.fake
+
+    def _fake(self, x_t: Tensor, t: Tensor, made: Made, eps: Tensor, scale: float, rng: torch.Generator) -> Tensor:
+        """The critic's x0 estimate, or what stands for it."""
+        part = self.switches.critic
+        if isinstance(part, Drawn):
+            return made.x
+        if isinstance(part, ShiftedTeacher):
+            u = torch.rand(len(t), generator=rng, device=t.device).double()
+            later = (t + part.eta * (t - part.low).clamp_min(0) * u).clamp_max(1 - 1e-3).maximum(t)
+            noise = lambda x, time: (  # noqa: E731
+                (x - per_sample(self.path.alpha(time), x) * guided(self.base, 1.0)(x, time, made.cond).to(x))
+                / per_sample(self.path.sigma(time), x)
+            )
+            shifted = noise(renoised(self.path, made.state, eps, later, made.s), later)
+            return (x_t - per_sample(self.path.sigma(t), x_t) * shifted) / per_sample(self.path.alpha(t), x_t)
+        phase = self.switches.anchor.phase(self.switches.inputs.times, made.t)
+        return guided(self.networks[phase], scale)(x_t, t, made.cond).to(made.x)
+
+    def _guidance_part(self, made: Made, rng: torch.Generator) -> Tensor:
+        """(k - 1) (D(cond) - D(null)) at a level of its own, below the student's time."""
+        k = scale_of(self.teacher)
+        if k == 1 or made.cond is None:
+            return torch.zeros_like(made.x)
+        with torch.no_grad():
+            t = levels((min(0.02, 0.5 * made.t), made.t), len(made.x), rng, self.path, 0.0)
+            x_t = self.path.mix(made.x.detach(), normal(made.x.shape, rng), t)
+            model = guided(self.base, 1.0)
+            return (k - 1) * (model(x_t, t, made.cond) - model(x_t, t, torch.full_like(made.cond, -1))).to(made.x)
+
+    def _critic_loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.made is None or self.switches.critic.fresh:
+            with torch.no_grad():
+                self.made = self._generate(batch, rng)
+        made, gan = self.made, self.switches.gan
+        error, t = self._denoising(made, rng)
+        parts = binned("loss", error, t)
         if gan is None:
-            return error, {}
+            return error.mean(), parts
         if batch.x0 is None:
-            raise WorkbenchError("a GAN term compares with real samples: pass data=...")
-        tau = torch.rand(len(x), generator=rng, device=x.device).double()
-        real_logits, fake_logits = self._logits(batch.x0, tau, batch.cond, rng), self._logits(x, tau, cond, rng)
-        discriminator = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
-        accuracy = 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean())
-        return error + gan.critic_weight * discriminator, {"denoising": error.detach(), "accuracy": accuracy}
+            raise WorkbenchError("a GAN term compares with real samples: pass data=..., or set gan=0.")
+        tau = torch.rand(len(made.x), generator=rng, device=made.x.device).double()
+        real, fake = self._logits(batch.x0, tau, batch.cond, rng), self._logits(made.x, tau, made.cond, rng)
+        discriminator = F.softplus(fake).mean() + F.softplus(-real).mean()
+        says = torch.cat([real, fake]).detach()
+        is_real = torch.cat([torch.ones_like(real), torch.zeros_like(fake)]).detach()
+        parts |= binned("calibration", is_real, torch.sigmoid(says))
+        parts |= {"denoising": error.detach().mean(), "accuracy": ((says > 0).float() == is_real).float().mean()}
+        return error.mean() + gan.critic_weight * discriminator, parts
+
+    def _denoising(self, made: Made, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Error (n,) of the critic's own kind of prediction on noised samples of the student, and their levels.
+
+        For a state at s > 0 the target's noise is sigma_t eps' / g, eps' the fresh one: without bias although no clean sample
+        is known (Phased DMD, arXiv 2510.27684, section 3.3), weighted by (g / sigma_t)^2 since its variance grows as t nears s.
+        """
+        anchor, x = self.switches.anchor, made.x
+        span = anchor.span(made.t, made.s)
+        t = logit_normal(len(x), rng).double()
+        if span is not None:
+            t = span[0] + (span[1] - span[0]) * t
+        eps = normal(x.shape, rng)
+        x_t, clean, noise, weight = renoised(self.path, made.state, eps, t, made.s), x, eps, 1.0
+        if made.s:
+            alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+            g = spread(self.path, t, made.s)[1]
+            if anchor.phases() > 1:
+                noise, weight = per_sample(sigma / g, x) * eps, ((g / sigma) ** 2).to(x)
+                clean = (x_t - per_sample(sigma, x) * noise) / per_sample(alpha, x)
+            else:  # the target is the student's own estimate; how likely its noise is, tempered by the dimension (TDM, algorithm 1)
+                noise = (x_t - per_sample(alpha, x) * x) / per_sample(sigma, x)
+                weight = torch.exp(0.5 * (eps.square() - noise.square()).flatten(1).mean(1))
+        phase = anchor.phase(self.switches.inputs.times, made.t)
+        network = self.networks[phase]
+        cond = made.cond
+        if cond is not None and not self.switches.critic.conditional:
+            cond = torch.full_like(cond, -1)
+        a, b = self.path.kind(self.student.kind, t)
+        target = per_sample(a, x) * clean + per_sample(b, x) * noise
+        error = ((network.predict(x_t, t, cond) - target) / network.unit(x, t)).square().flatten(1).mean(1)
+        return weight * error, t
 
     def _logits(self, x: Tensor, t: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
         x_t = self.path.mix(x, normal(x.shape, rng), t)
-        return self.critic.logits(x_t / self.network.unit(x, t), t, cond)
+        return self.critic.logits(x_t / self.student.unit(x, t), t, cond)
+
+    def after(self, progress: float) -> None:
+        """Pull the critic towards the student after the student's steps, where that is asked for."""
+        part = self.switches.critic
+        if not isinstance(part, FakeScore) or part.couple == 1 or not self.moves:
+            return
+        with torch.no_grad():
+            for phase in range(self.switches.anchor.phases()):
+                mine, theirs = dict(self.critic.of(phase).named_parameters()), dict(self.student.net.named_parameters())
+                for name, parameter in mine.items():
+                    if name in theirs and theirs[name].shape == parameter.shape:
+                        parameter.lerp_(theirs[name], 1 - part.couple)
+
+
+def scale_of(model: Denoiser) -> float:
+    """The guidance scale that a model is wrapped with; 1 for none."""
+    return model.scale if isinstance(model, Guided) else 1.0
+
+
+@contextmanager
+def held(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """No gradient goes to these parameters inside."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,201 @@
+"""INPUT, ANCHOR and RENOISE: where the student is asked, which of its states is judged, and at which noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.denoiser import Network
+from workbench.distill.objectives.maps import jump
+from workbench.distill.objectives.parts import normal
+from workbench.errors import WorkbenchError, check_count, unknown
+from workbench.paths import Path, per_sample
+
+ROUTES = ("renoise", "ode")
+FLOOR, GAP = 0.02, 0.01
+
+
+@dataclass(frozen=True)
+class BackSimulation:
+    """INPUT: the student's own chain at these times; one step of it, drawn at random, gets the gradient (DMD2, arXiv 2405.14867, section 4.5).
+
+    (1.0,) trains a one-step student. The last entry of a plan's times, 0, is not listed.
+
+    Attributes:
+        route: "renoise" mixes each estimate with fresh noise (the sampler `consistency`), "ode" steps along it (`ddim`).
+    """
+
+    times: tuple[float, ...] = (1.0,)
+    route: str = "renoise"
+
+    def __post_init__(self):
+        object.__setattr__(self, "times", tuple(self.times))
+        if self.route not in ROUTES:
+            raise unknown("route", self.route, ROUTES)
+        if (
+            not self.times
+            or any(not 0 < t <= 1 for t in self.times)
+            or list(self.times) != sorted(set(self.times), reverse=True)
+        ):
+            raise WorkbenchError(f"inputs are the times {self.times}, but must fall strictly, from at most 1 to above 0.")
+
+    def given(self, value: Any) -> Any:
+        """The part for a number of steps alone: as many uniform times."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            check_count("inputs", value, 1, 1000)
+            return replace(self, times=tuple(1 - k / value for k in range(value)))
+        return value
+
+    def __call__(
+        self, student: Network, shape: tuple[int, ...], cond: Tensor | None, rng: torch.Generator, like: Any = None,
+        among: Sequence[int] | None = None,
+    ) -> tuple[Tensor, float]:  # fmt: skip
+        """Return (x_t, t) at which the student is to be evaluated; t is a float shared by the batch, one of the steps `among`."""
+        path, x = student.path, student.path.sigma(self.times[0]) * normal(shape, rng)
+        among = range(len(self.times)) if among is None else among
+        steps = among[int(torch.randint(len(among), (1,), generator=rng, device=rng.device))]
+        for t, s in zip(self.times[:steps], self.times[1 : steps + 1], strict=True):
+            with torch.no_grad():
+                x0 = student(x, t, cond)
+                x = path.mix(x0, normal(shape, rng), s) if self.route == "renoise" else step(path, x, x0, t, s)
+        return x, self.times[steps]
+
+
+def step(path: Path, x: Tensor, x0: Tensor, t: float, s: float) -> Tensor:
+    """`jump` with times shared by the batch."""
+    return jump(path, x, x0, *(torch.full((len(x),), time, dtype=torch.float64, device=x.device) for time in (t, s)))
+
+
+@dataclass(frozen=True)
+class Clean:
+    """ANCHOR: the estimate of x0 itself, judged at any level."""
+
+    def end(self, times: tuple[float, ...], t: float) -> float:
+        """The level s of the state that is judged, for a student asked at t."""
+        return 0.0
+
+    def phase(self, times: tuple[float, ...], t: float) -> int:
+        """Which critic judges it."""
+        return 0
+
+    def phases(self) -> int:
+        """How many critics there are."""
+        return 1
+
+    def span(self, t: float, s: float) -> tuple[float, float] | None:
+        """Between which levels it is judged, or None for the objective's own."""
+        return None
+
+
+@dataclass(frozen=True)
+class PhaseEnd(Clean):
+    """ANCHOR: the state at the end of the phase, which the student's step leads to; each phase has a critic (Phased DMD, arXiv 2510.27684).
+
+    The student's times are cut into `count` phases of equally many steps; levels are drawn above the phase's end, up to 1 (nested).
+    """
+
+    count: int = 2
+
+    def __post_init__(self):
+        check_count("phases", self.count)
+
+    def phases(self) -> int:
+        return self.count
+
+    def phase(self, times: tuple[float, ...], t: float) -> int:
+        return min(self.count - 1, times.index(t) * self.count // len(times))
+
+    def end(self, times: tuple[float, ...], t: float) -> float:
+        first = -(-(self.phase(times, t) + 1) * len(times) // self.count)  # index of the next phase's first step
+        return times[first] if first < len(times) else 0.0
+
+    def span(self, t: float, s: float) -> tuple[float, float] | None:
+        return (s + FLOOR, 1 - FLOOR)
+
+
+@dataclass(frozen=True)
+class TrajectoryStep(Clean):
+    """ANCHOR: the next state of the student's trajectory, judged within its own slice of levels (TDM, arXiv 2503.06674, section 3).
+
+    `separate` = False judges it at any level above.
+    """
+
+    separate: bool = True
+
+    def end(self, times: tuple[float, ...], t: float) -> float:
+        following = times.index(t) + 1
+        return times[following] if following < len(times) else 0.0
+
+    def span(self, t: float, s: float) -> tuple[float, float] | None:
+        return (max(FLOOR, s + GAP), t - GAP if self.separate else 1 - FLOOR)
+
+
+@dataclass(frozen=True)
+class LogNormalLevels:
+    """RENOISE: log(sigma / alpha) ~ N(mean, std^2) (EDM, arXiv 2206.00364, table 1)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
+        return path.time(-(self.mean + self.std * torch.randn(n, generator=rng, device=rng.device).double()))
+
+
+@dataclass(frozen=True)
+class KarrasLevels:
+    """RENOISE: sigma / alpha = (high^(1/7) + (1 - u) (low^(1/7) - high^(1/7)))^7, u ~ U(0, share) (SiD, arXiv 2404.04057, eq. 16)."""
+
+    share: float = 0.8
+    low: float = 0.002
+    high: float = 80.0
+    power: float = 7.0
+
+    def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
+        u = self.share * torch.rand(n, generator=rng, device=rng.device).double()
+        low, high = self.low ** (1 / self.power), self.high ** (1 / self.power)
+        return path.time(-self.power * (high + (1 - u) * (low - high)).log())
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """RENOISE: uniform between bounds that move over the run, each given as (start, end) (ProlificDreamer, arXiv 2305.16213; ASD, arXiv 2407.02040).
+
+    Attributes:
+        low, high: the bounds. until: share of the run by which they have arrived.
+    """
+
+    low: tuple[float, float] = (0.5, 0.02)
+    high: tuple[float, float] = (0.98, 0.5)
+    until: float = 0.5
+
+    def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
+        done = min(1.0, progress / self.until)
+        low, high = (start + done * (end - start) for start, end in (self.low, self.high))
+        return low + (high - low) * torch.rand(n, generator=rng, device=rng.device).double()
+
+
+def levels(renoise: Any, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
+    """Noise levels (n,) of a RENOISE part, or uniform ones between the two numbers that stand for one."""
+    if isinstance(renoise, (tuple, list)):
+        low, high = renoise
+        return low + (high - low) * torch.rand(n, generator=rng, device=rng.device).double()
+    return renoise(n, rng, path, progress).clamp(1e-3, 1 - 1e-3)
+
+
+def spread(path: Path, t: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    """(a, g) with x_t = a x_s + g eps: a = alpha_t / alpha_s, g^2 = sigma_t^2 - a^2 sigma_s^2."""
+    s_ = torch.as_tensor(s, dtype=torch.float64, device=t.device)
+    a = path.alpha(t) / path.alpha(s_)
+    return a, (path.sigma(t) ** 2 - (a * path.sigma(s_)) ** 2).clamp_min(1e-12).sqrt()
+
+
+def renoised(path: Path, x: Tensor, eps: Tensor, t: Tensor, s: float) -> Tensor:
+    """x_t (n, ...) from a state x at level s and fresh noise."""
+    if s == 0:
+        return path.mix(x, eps, t)
+    a, g = spread(path, t, s)
+    return per_sample(a, x) * x + per_sample(g, x) * eps
