@@ -19,6 +19,7 @@ from workbench.zoo import ANALYTIC, BUNDLED
 from workbench.zoo.build import BUILDS
 
 RECIPES = ("reflow", "consistency", "dmd2")
+FASHION = ("scm", "meanflow", "freeflow")
 CLASSIFIERS = ("digits-classifier", "fashion-classifier")
 LIMIT = 6 * 2**20
 
@@ -45,6 +46,7 @@ def test_everything_promised_is_bundled(home):
     bundled = {entry.name: entry for entry in wb.catalog() if entry.source == "bundled"}
     assert set(bundled) == set(BUILDS)  # each with the command that made it
     assert {f"{space}/{model}" for space in ("digits", "fashion") for model in ("teacher", *RECIPES)} <= set(bundled)
+    assert {f"fashion/{model}" for model in FASHION} <= set(bundled)
     for name, entry in bundled.items():
         assert entry.role == ("teacher" if name.endswith("/teacher") else "student") and entry.space == name.split("/")[0]
         assert entry.role == "teacher" or entry.card["teacher"] == f"{entry.space}/teacher"
@@ -76,7 +78,7 @@ def test_bundled_cards_say_how_good_and_how_made(name):
     figures = card["figures"]
     assert figures["n"] >= 800 and isinstance(figures["seed"], int) and 0 < figures["frechet_floor"] < 20
     assert str(figures["n"]) in figures["reference"]
-    counts = [str(card["sampling"]["steps"])] if card["role"] == "teacher" else ["1", "4"]
+    counts = [str(card["sampling"]["steps"])] if card["role"] == "teacher" else ["1", "2", "4"]
     guided = 2 if card["sampling"]["guidance"] != 1 else 1
     for count in counts:
         row = figures[count]

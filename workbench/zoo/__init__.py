@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import MissingSource, UnknownName, WorkbenchError, unknown
+from workbench.files import home
 from workbench.teachers.mixture import ANALYTIC, Mixture
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -38,14 +39,6 @@ class Entry:
     summary: str
     folder: Path | None = None
     card: dict[str, Any] | None = None
-
-
-def home() -> Path:
-    """The user's folder: WORKBENCH_HOME, or workbench below XDG_DATA_HOME (~/.local/share)."""
-    given = os.environ.get("WORKBENCH_HOME")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "workbench"
 
 
 def catalog() -> list[Entry]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from workbench import metrics
 from workbench.samplers.sample import sample
@@ -19,7 +21,7 @@ def measure(model: Trained, steps: tuple[int, ...] | None = None, n: int = 1000,
     classifier puts in the class they were asked for.
 
     Args:
-        steps: by default the model's own number for a teacher, 1 and 4 for a student.
+        steps: by default the model's own number for a teacher, 1, 2 and 4 for a student.
     """
     space = model.name.split("/")[0]
     features, _ = metrics.reference(space)
@@ -28,7 +30,7 @@ def measure(model: Trained, steps: tuple[int, ...] | None = None, n: int = 1000,
     floor = metrics.frechet_distance(other, real)
     labels = torch.arange(n) % model.classes
     figures: dict[str, Any] = {"n": n, "seed": seed, "reference": f"{n} real {space} images", "frechet_floor": round(floor, 2)}
-    for count in steps or ((model.sampling.steps,) if model.role == "teacher" else (1, 4)):
+    for count in steps or ((model.sampling.steps,) if model.role == "teacher" else (1, 2, 4)):
         drawn = sample(model, n, labels, steps=count, seed=seed)
         found = metrics.image_features(space, drawn)
         support = metrics.precision_recall(found, real)
@@ -42,3 +44,11 @@ def measure(model: Trained, steps: tuple[int, ...] | None = None, n: int = 1000,
             "diversity": round(metrics.pairwise_diversity(drawn.flatten(1)[:500]), 3),
         }
     return figures
+
+
+def frechet(space: str, draw: Callable[..., Tensor], n: int = 1000, seed: int = 0) -> float:
+    """Frechet distance of draw(n, labels, seed=seed) to the real images that `measure` compares with."""
+    features, _ = metrics.reference(space)
+    n, classes = min(n, len(features) // 2), metrics.image_logits(space, draw(1, 0, seed=seed)).shape[1]
+    drawn = draw(n, torch.arange(n) % classes, seed=seed)
+    return round(metrics.frechet_distance(metrics.image_features(space, drawn), features[:n]), 2)
