@@ -21,8 +21,10 @@ FLOORS = (
     ("paths", "networks", "data"),  # ground
     ("metrics",),  # ground too, but its features come from a network
     ("denoiser", "schedules"),  # language
+    ("steering",),  # a denoiser from another
     ("samplers", "teachers"),  # engine
     ("student", "diffusers_scheduler", "precision"),  # parts; the loop saves students, so it stands above them
+    ("routed",),  # several students as one
     ("distill", "views", "inference", "fitting", "step_policy"),
     ("step_training",),
     ("zoo",),  # compare

@@ -56,7 +56,8 @@ class Network:
     Attributes:
         guidance_input: (low, high) of the guidance scale w that the network takes as an input, or None. scale: the w of calls
             that give none, a number or one for each row (a shorter list is repeated). z_dim: size of the latent z that the
-            network takes, 0 for none; `run` draws it at every step, and a call without one has z = 0.
+            network takes, 0 for none; `run` draws it at every step, and a call without one has z = 0. hint_shape: shape of one
+            hint, a picture or a vector that the network may be given (`sample(..., hint=)`), or None.
 
     >>> model = Network(lambda x, t, cond: torch.zeros_like(x), "linear", "flow", (2,))
     >>> model(torch.ones(3, 2), 0.5).shape
@@ -81,12 +82,14 @@ class Network:
         config = getattr(net, "config", None) or {}
         self.guidance_input = tuple(config.get("guidance_input") or ()) or None
         self.z_dim, self.scale = int(config.get("z_dim", 0)), None
+        self.hint_shape = tuple(config.get("hint") or ()) or None
         self.rescale = self.path.sigma(1.0) > 2  # variance-exploding: the network sees x / r and predicts in units of r
 
     def __call__(
-        self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None, w: Any = None, z: Any = None
-    ) -> Tensor:
-        more = {name: value for name, value in (("w", w), ("z", z)) if value is not None}
+        self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None, w: Any = None, z: Any = None,
+        hint: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        more = {name: value for name, value in (("w", w), ("z", z), ("hint", hint)) if value is not None}
         return self.path.convert(self.predict(x, t, cond, s, **more), x, t, self.kind, "x0")
 
     def unit(self, x: Tensor, t: float | Tensor) -> Tensor | float:
@@ -96,13 +99,13 @@ class Network:
         times = torch.as_tensor(t, dtype=torch.float64)
         return paths.per_sample((self.path.alpha(times) ** 2 + self.path.sigma(times) ** 2).sqrt(), x)
 
-    def inputs(self, x: Tensor, w: Any = None, z: Tensor | None = None) -> dict[str, Tensor]:
-        """The further inputs of the network by name, for states x: the scale w and the latent z, where it takes them.
+    def inputs(self, x: Tensor, w: Any = None, z: Tensor | None = None, hint: Tensor | None = None) -> dict[str, Tensor]:
+        """The further inputs of the network by name, for states x: the scale w, the latent z and the hint, where it takes them.
 
         Raises:
             WorkbenchError: if it takes a scale and there is none.
         """
-        given: dict[str, Tensor] = {} if z is None else {"z": z.to(x)}
+        given = {name: value.to(x) for name, value in (("z", z), ("hint", hint)) if value is not None}
         if self.guidance_input is not None:
             w = self.scale if w is None else w
             if w is None:
@@ -113,14 +116,16 @@ class Network:
         return given
 
     def predict(
-        self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None, w: Any = None, z: Any = None
-    ) -> Tensor:
+        self, x: Tensor, t: float | Tensor, cond: Any = None, s: float | Tensor | None = None, w: Any = None, z: Any = None,
+        hint: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The network's own prediction, of its own kind, at (x, t); arguments as for a call."""
         r = self.unit(x, t)
         inputs = x / r if self.rescale else x
         inputs = inputs.to(self.dtype) if self.dtype is not None else inputs
         time = _times(t, inputs)
-        more = self.inputs(inputs, w, z) if self.guidance_input or z is not None else {}
+        asked = self.guidance_input or z is not None or hint is not None
+        more = self.inputs(inputs, w, z, hint) if asked else {}
         if self.two_times:
             second = time if s is None else _times(s, inputs)
             prediction = self.net(inputs, time, cond, second, **more)
@@ -245,6 +250,33 @@ class Scaled(Wrapper):
 
     def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **more: Any) -> Tensor:
         return evaluate(self.model, x, t, cond, **{"w": self.scale, **more})[0]
+
+
+class Hinted(Wrapper):
+    """A model that takes a hint, asked with these: (n, *hint_shape), one for each row, or (1, *hint_shape) for all.
+
+    Raises:
+        WorkbenchError: for a model that takes none, or hints of another shape or with NaN.
+    """
+
+    def __init__(self, model: Denoiser, hint: Tensor):
+        super().__init__(model)
+        shape = getattr(model, "hint_shape", None)
+        if shape is None:
+            raise WorkbenchError(
+                "this model takes no hint: leave it out, or train one that does, with the recipe nct or tad-sr."
+            )
+        if not isinstance(hint, Tensor) or tuple(hint.shape[1:]) != tuple(shape) or not len(hint):
+            given = tuple(hint.shape) if isinstance(hint, Tensor) else type(hint).__name__
+            raise WorkbenchError(f"hint is {given}, but must be a tensor (n, {', '.join(map(str, shape))}).")
+        if not bool(torch.isfinite(hint).all()):
+            raise WorkbenchError("hint holds NaN or infinite values.")
+        self.hint = hint
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **more: Any) -> Tensor:
+        hint = self.hint.to(x)
+        hint = hint.expand(len(x), *hint.shape[1:]) if len(hint) == 1 else hint
+        return evaluate(self.model, x, t, cond, **{"hint": hint, **more})[0]
 
 
 class Thresholded(Wrapper):

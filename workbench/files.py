@@ -15,6 +15,14 @@ from safetensors import SafetensorError
 from workbench.errors import WorkbenchError
 
 
+def home() -> Path:
+    """The user's folder: WORKBENCH_HOME, or workbench below XDG_DATA_HOME (~/.local/share)."""
+    given = os.environ.get("WORKBENCH_HOME")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "workbench"
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a neighbouring temporary file, then put it in place of `path` in one step.
 

@@ -198,6 +198,20 @@ REFERENCES: dict[str, Reference] = {
     "workbench": Reference(
         "workbench: a diffusion-distillation workbench", "{The workbench authors}", 2026,
         kind="misc", more=(("note", f"Python package, version {sys.modules['workbench'].__version__}"),)),
+    "cheng2025twinflow": Reference(
+        "TwinFlow: Realizing One-step Generation on Large Models with Self-adversarial Flows",
+        "Cheng, Zhenglin; Sun, Peng; Li, Jianguo; Lin, Tao", 2025, "2512.05150"),
+    "zhou2025fewstepflow": Reference(
+        "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", "Zhou, Zanwei; others", 2025, "2509.04406"),
+    "chen2025nitrofusion": Reference(
+        "NitroFusion: High-Fidelity Single-Step Diffusion through Dynamic Adversarial Training",
+        "Chen, Dar-Yen; Bandyopadhyay, Hmrishav; Zou, Kai; Song, Yi-Zhe", 2025, "2412.02030", CVPR),
+    "zheng2025large": Reference(
+        "Large Scale Diffusion Distillation via Score-Regularized Continuous-Time Consistency",
+        "Zheng, Kaiwen; others", 2025, "2510.08431"),
+    "song2024multistudent": Reference(
+        "Multi-student Diffusion Distillation for Better One-step Generators",
+        "Song, Yanke; Lorraine, Jonathan; Nie, Weili; Kreis, Karsten; Lucas, James", 2024, "2410.23274"),
     "yin2024improved": Reference(
         "Improved Distribution Matching Distillation for Fast Image Synthesis",
         "Yin, Tianwei; Gharbi, Michaël; Park, Taesung; Zhang, Richard; Shechtman, Eli; Durand, Frédo; Freeman, William T.",
@@ -377,6 +391,29 @@ REFERENCES: dict[str, Reference] = {
     "zhu2024slimflow": Reference(
         "SlimFlow: Training Smaller One-Step Diffusion Models with Rectified Flow",
         "Zhu, Yuanzhi; Liu, Xingchao; Liu, Qiang", 2024, "2407.12718", "European Conference on Computer Vision"),
+    "chen2025score": Reference(
+        "Score Forgetting Distillation: A Swift, Data-Free Method for Machine Unlearning in Diffusion Models",
+        "Chen, Tianqi; Zhang, Shujian; Zhou, Mingyuan", 2025, "2409.11219", ICLR),
+    "he2024one": Reference(
+        "One Step Diffusion-based Super-Resolution with Time-Aware Distillation", "He, Xiao; others", 2024, "2408.07476"),
+    "luo2025noise": Reference(
+        "Noise Consistency Training: A Native Approach for One-Step Generator in Learning Additional Controls",
+        "Luo, Yihong; Xue, Shuchen; Hu, Tianyang; Tang, Jing", 2025, "2506.19741"),
+    "miao2025tuning": Reference(
+        "Tuning Timestep-Distilled Diffusion Model Using Pairwise Sample Optimization", "Miao, Zichen; others", 2025,
+        "2410.03190", ICLR),
+    "oertell2024rl": Reference(
+        "RL for Consistency Models: Faster Reward Guided Text-to-Image Generation",
+        "Oertell, Owen; Chang, Jonathan D.; Zhang, Yiyi; Brantley, Kianté; Sun, Wen", 2024, "2404.03673"),
+    "wang2023zeroshot": Reference(
+        "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model", "Wang, Yinhuai; Yu, Jiwen; Zhang, Jian", 2023,
+        "2212.00490", ICLR),
+    "yang2025echodistill": Reference(
+        "EchoDistill: Bidirectional Concept Distillation for One-Step Diffusion Personalization",
+        "Yang, Yixiong; Wu, Tao; Li, Senmao; Yang, Shiqi; Wang, Yaxing; van de Weijer, Joost; Wang, Kai", 2025, "2510.20512"),
+    "zhao2025diffusion": Reference(
+        "Diffusion Distillation With Direct Preference Optimization For Efficient 3D LiDAR Scene Completion",
+        "Zhao, An; others", 2025, "2504.11447"),
     "zou2025dm1": Reference(
         "DM1: MeanFlow with Dispersive Regularization for 1-Step Robotic Manipulation",
         "Zou, Guowei; others", 2025, "2510.07865"),

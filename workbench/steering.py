@@ -94,16 +94,20 @@ class Steered(nn.Module):
         super().__init__()
         self.net, self.negative, self.scale, self.form = net, negative, scale, form
 
-    def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None):
+    def forward(
+        self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None, hint: Tensor | None = None,
+    ):  # fmt: skip
         """The prediction, as `DiT.forward`."""
         net = self.net
         if self.scale == 0:
-            return net(x, t, cond, s)
-        c, c_negative = net.conditioning(x, t, cond, s), net.conditioning(x, t, self.negative, s)
+            return net(x, t, cond, s, w, z, hint)
+        c, c_negative = (net.conditioning(x, t, label, s, w, z) for label in (cond, self.negative))
+        e, seen = net.inputs.embedding(x, w, c), net.inputs.hints(hint, len(x))
         modulation, away = (net.modulation(each).view(len(x), 6, -1) for each in (c, c_negative))
         tokens = net.embed(x).flatten(2).transpose(1, 2) + net.position
-        for block in net.blocks:
-            tokens = self._block(block, tokens, modulation, away)
+        for k, block in enumerate(net.blocks):
+            tokens = net.inputs.beside(k, self._block(block, tokens, modulation, away), tokens, e, seen)
         return net.picture(tokens, c)
 
     def _block(self, block: Block, x: Tensor, modulation: Tensor, away: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from workbench.samplers.plan import Plan
 from workbench.samplers.sample import Sampling
 
 CARD, WEIGHTS = "card.json", "diffusion_pytorch_model.safetensors"
+SEVERAL = "workbench.routed"  # reads a folder of several students; by name, since it stands above this module
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 NETWORKS = {"DiT": "workbench.networks.dit", "MLP": "workbench.networks.mlp"}
 
@@ -71,7 +72,7 @@ def make_card(
         "shape": list(shape),
         "classes": config.classes,
         "two_times": config.two_times,
-        **{name: config[name] for name in ("guidance_input", "z_dim") if config.get(name)},
+        **{name: config[name] for name in ("guidance_input", "z_dim", "hint") if config.get(name)},
         "sampling": asdict(sampling),
         **more,
         "torch": torch.__version__.split("+")[0],
@@ -140,6 +141,8 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
     card = read_json(folder / CARD)
     if not isinstance(card, dict):
         raise WorkbenchError(f"{folder / CARD} is damaged (not a JSON object): restore it from where it came.")
+    if card.get("students"):
+        return importlib.import_module(SEVERAL).load_routed(folder, card, device)
     missing = [
         key for key in ("name", "role", "network", "path", "kind", "shape", "classes", "sampling", "sha256") if key not in card
     ]

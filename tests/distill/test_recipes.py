@@ -20,10 +20,22 @@ from workbench.samplers import SAMPLERS
 
 TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2], labels=[0, 1])
 # recipes that train a part beside a network, whose teacher is therefore one; the spectrum is that of images
-NETWORKS = {"agd": (2,), "hipa": (1, 8, 8)}
+NETWORKS = {"agd": (2,), "hipa": (1, 8, 8), "tad-sr": (1, 8, 8)} | dict.fromkeys(("nct", "echo", "pso", "rlcm"), (2,))
+START = Network(new_network((2,), 2, "flow", "linear"), "linear", "flow", (2,), 2)  # what is adapted
 EVERY = pytest.mark.parametrize("name", sorted(RECIPES))
 PAIRS = [name for name, recipe in RECIPES.items() if getattr(getattr(recipe.objective, "start", None), "pairs", None)]
-SMALL = {name: {} for name in RECIPES} | {name: {"count": 64} for name in PAIRS} | {"dmd2": {"warmup": 2, "turns": 2}}
+SMALL = (
+    {name: {} for name in RECIPES}
+    | {name: {"count": 64} for name in PAIRS}
+    | {"dmd2": {"warmup": 2, "turns": 2}}
+    | {"msd": {"students": 2}, "nitrofusion": {"count": 64}}
+)
+SMALL |= {
+    "nct": {"init": START},
+    "sfd": {"forget": 1},
+    "echo": {"init": START, "data": torch.randn(8, 2)},
+    "tad-sr": {"data": torch.randn(8, 1, 8, 8), "solver_steps": 2},
+} | {name: {"init": START, "reward": lambda x, cond: x[:, 0]} for name in ("pso", "rlcm")}
 PUBLISHED = [
     "agd",
     "asd",
@@ -38,8 +50,10 @@ PUBLISHED = [
     "di-star",
     "diff-instruct",
     "disback",
+    "distillation-dpo",
     "dmd",
     "dmd2",
+    "echo",
     "ect",
     "f-distill",
     "flash-dmd",
@@ -51,26 +65,36 @@ PUBLISHED = [
     "kd",
     "keypoints",
     "lcm",
+    "mdt-dist",
     "meanflow",
     "meanflow-dispersive",
     "mmd",
+    "msd",
+    "nct",
+    "nitrofusion",
     "pg-sb",
     "phased-dmd",
     "progressive",
+    "pso",
+    "rcm",
     "reflow",
     "rfpp",
+    "rlcm",
     "sana-sprint",
     "scm",
     "scott",
+    "sfd",
     "sid",
     "sid-few-step",
     "sim",
     "slimflow",
     "splitmeanflow",
     "swiftbrush",
+    "tad-sr",
     "tbcm",
     "tdm",
     "tscd",
+    "twinflow",
     "uni-instruct",
     "vsd",
 ]
@@ -147,7 +171,8 @@ def test_defaults_that_depend_on_the_problem():
     assert (points.batch, images.batch) == (256, 64)
     assert points.optim["student"].lr == 4 * images.optim["student"].lr == 4 * dmd2.optim["student"].lr
     assert images == dmd2 and dmd2.objective.dropout < points.objective.dropout
-    assert points.configured(batch=5, lr=1e-3, dropout=0.2).objective == dmd2.configured(dropout=0.2).objective
+    cd = get("cd")
+    assert cd.fitted((2,), True).configured(batch=5, lr=1e-3, dropout=0.2).objective == cd.configured(dropout=0.2).objective
 
 
 def test_given_options_win_over_the_defaults_for_points(tmp_path):
@@ -174,7 +199,12 @@ def test_each_recipe_makes_a_student_that_runs_its_own_plan(tmp_path, name):
         "student",
         "Network" if name in NETWORKS else "mixture",
     )
-    assert (card["trained"]["steps"], card["trained"]["batch"], student.classes, card["seed"]) == (6, 16, 2, 0)
+    assert (card["trained"]["steps"], card["trained"]["batch"], student.classes, card["seed"]) == (
+        6,
+        16,
+        2 + (name == "echo"),
+        0,
+    )
     assert student.plan().sampler == get(name).sampling.sampler and student.plan().evaluations == get(name).sampling.steps
     drawn = wb.sample(student, 5, [0, 1, 0, 1, -1])
     assert drawn.shape == (5, *shape) and torch.equal(drawn, wb.sample(progress.student, 5, [0, 1, 0, 1, -1]))

@@ -22,12 +22,11 @@ from workbench.distill.adapters import adapted, merged
 from workbench.distill.fit import check_fit
 from workbench.distill.generated import fingerprint
 from workbench.distill.loop import Batch, Optim, Progress, train
-from workbench.distill.objectives.ddgan import DenoisingGAN
 from workbench.distill.objectives.levels import BackSimulation
-from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.starts import FromKeyPoints
 from workbench.distill.recipe import kinds
 from workbench.distill.recipes import Recipe, get
+from workbench.distill.several import Several, distill_several
 from workbench.distill.students import new_student, sampling_of, scale_of, settled
 from workbench.errors import MissingSource, WorkbenchError, check_count
 from workbench.samplers.run import record
@@ -79,6 +78,10 @@ def distill(
     >>> progress.student.role
     'student'
     """
+    if isinstance(get(recipe).objective, Several):
+        return distill_several(
+            teacher, get(recipe), data, run, steps, seconds, seed, init, device, name, network, clock, **options
+        )
     chosen = get(recipe).configured(**options)  # what is wrong with the options is said first
     for what, value in (("steps", steps), ("batch", chosen.batch)):
         if value is not None:
@@ -124,7 +127,8 @@ def _distill(
     config = {"recipe": recipe.name, "teacher": teacher_name, "teacher_hash": teacher_hash, "init": getattr(init, "name", None)}
     config |= {"parts": kinds(recipe.objective), **settings}
     sampling = sampling_of(recipe, _sampling(recipe), teacher)
-    measure = _Measure(teacher, student, sampling, seed, _asked(recipe, teacher, sampling))
+    hint = getattr(recipe.objective, "hint", None)
+    measure = _Measure(teacher, student, sampling, seed, _asked(recipe, teacher, sampling), hint)
     batches = lambda rng: Batch(*draw(rng), recipe.batch)  # noqa: E731
     for progress in train(
         objective, batches, config, run=folder, steps=steps, seconds=seconds, seed=seed,
@@ -143,7 +147,7 @@ def _distill(
                 role="student",
                 shape=student.shape,
                 sampling=sampling,
-                class_names=list(getattr(teacher, "class_names", ())),
+                class_names=_class_names(teacher, student),
                 recipe=recipe.name,
                 paper=recipe.paper,
                 teacher=teacher_name,
@@ -164,16 +168,21 @@ def _samples(model: Network, n: int = 16, cond: Any = None, **options: Any) -> T
 
 class _Measure:
     """Now and then: root mean square distance of the student to the teacher's solution from the same noise, and, where
-    the law is known, its sliced Wasserstein distance with the floor of two exact draws."""
+    the law is known, its sliced Wasserstein distance with the floor of two exact draws. A student that takes a hint is given
+    that of the teacher's solution."""
 
-    def __init__(self, teacher: Denoiser, student: Network, sampling: Sampling, seed: int, guidance: float, n: int = 64):
+    def __init__(
+        self, teacher: Denoiser, student: Network, sampling: Sampling, seed: int, guidance: float,
+        hint: Callable[[Tensor], Tensor] | None = None, n: int = 64,
+    ):  # fmt: skip
+        self.hint = hint
         self.teacher, self.sampling, self.seed, self.n, self.guidance = teacher, sampling, seed, n, guidance
         self.student, self.last, self.values, self.reference = student, -1e9, {}, None
 
     def __call__(self, model: Network, always: bool = False) -> dict[str, float]:
         if not always and time.monotonic() - self.last < METRIC_SECONDS:
             return self.values
-        n, classes = self.n, self.student.classes
+        n, classes = self.n, int(getattr(self.teacher, "classes", 0) or 0)
         cond = torch.arange(n) % classes if classes else None
         if self.reference is None:
             noise = noise_for(model, n, 10**6 + self.seed)
@@ -181,7 +190,8 @@ class _Measure:
                 default_sampling(self.teacher).plan(self.teacher.path), prepare(self.teacher, self.guidance), noise, cond
             )
             self.reference = record(frames).final
-        drawn = sample(model, n, cond, seed=10**6 + self.seed)
+        hint = None if self.hint is None else self.hint(self.reference)
+        drawn = sample(model, n, cond, seed=10**6 + self.seed, hint=hint)
         self.values = {"paired_rms": float((drawn - self.reference).square().mean().sqrt())}
         if hasattr(self.teacher, "log_density"):
             self.values |= self._law(model)
@@ -206,8 +216,9 @@ def _rates(recipe: Recipe, objective: Any) -> dict[str, Optim]:
 
 
 def _sampling(recipe: Recipe) -> Sampling:
-    if isinstance(recipe.objective, (Moments, DenoisingGAN)):
-        return recipe.objective.sampling
+    own = getattr(recipe.objective, "sampling", None)
+    if own is not None:
+        return own
     start = getattr(recipe.objective, "start", None)
     if isinstance(start, FromKeyPoints):
         return replace(recipe.sampling, steps=start.pairs.keys, times={str(start.pairs.keys): list(start.pairs.times)})
@@ -254,6 +265,12 @@ def _default_data(teacher: Denoiser, seed: int) -> Any:
     if not source:
         raise MissingSource("this recipe trains on data, and the teacher's card names none: pass data=...")
     return load_data(source)
+
+
+def _class_names(teacher: Denoiser, student: Network) -> list[str]:
+    """The teacher's names of its classes; a class that the student alone knows is called new."""
+    names = list(getattr(teacher, "class_names", ()))
+    return [*names, *["new"] * (student.classes - len(names))] if names else names
 
 
 def _latent(teacher: Denoiser) -> dict[str, Any]:

@@ -40,10 +40,19 @@ def _row(
     name: str, paper: str, summary: str, objective: Any, sampling: Sampling = ONE, lr: float = 1e-4, critic_lr: float = 3e-4,
     betas: tuple[float, float] = (0.9, 0.999), **points: Any,
 ) -> Recipe:  # fmt: skip
-    optim = {"student": Optim(lr=lr, betas=betas)}
+    optim, critic = {"student": Optim(lr=lr, betas=betas)}, {}
     if not isinstance(objective.critic, ShiftedTeacher):
         optim["critic"] = Optim(lr=critic_lr, betas=betas, decay=0.5)
-    return Recipe(name, f"arXiv {paper}", summary, objective, sampling, optim, points={"batch": 256, "dropout": 0.5, **points})
+        critic = {"warmup": 100}
+    return Recipe(
+        name,
+        f"arXiv {paper}",
+        summary,
+        objective,
+        sampling,
+        optim,
+        points={"batch": 256, "dropout": 0.5, "ema": 0.98, **critic, **points},
+    )
 
 
 ROWS = (
@@ -70,7 +79,7 @@ ROWS = (
     ),
     _row(
         "dmd2", "2405.14867", "DMD2: a critic on a faster time scale in place of pairs, a discriminator on its features, and the student's own chain.",
-        Distributional(gan=CriticHead()),
+        Distributional(gan=CriticHead()), turns=2, gan=0,
     ),
     _row(
         "flash-dmd", "2511.20549", "Flash-DMD: the score gap at noisy times, an adversary at clean ones, a critic pulled along; then a preference.",
@@ -78,11 +87,11 @@ ROWS = (
     ),
     _row(
         "phased-dmd", "2510.27684", "Phased DMD: each phase of steps is matched at its own noisy end, by a critic of its own.",
-        Distributional(inputs=BackSimulation(FOUR, "ode"), anchor=PhaseEnd(2)), ODE,
+        Distributional(inputs=BackSimulation(FOUR, "ode"), anchor=PhaseEnd(2)), ODE, turns=2,
     ),
     _row(
         "decoupled-dmd", "2511.22677", "Decoupled DMD: the guidance part of the gap is taken at levels below the student's time, the rest at all.",
-        Distributional(inputs=BackSimulation(FOUR), guidance=Guidance(decoupled=True), renoise=(0.0, 1.0)), RENOISED,
+        Distributional(inputs=BackSimulation(FOUR), guidance=Guidance(decoupled=True), renoise=(0.0, 1.0)), RENOISED, turns=2,
     ),
     _row(
         "tdm", "2503.06674", "Trajectory distribution matching: every state of the student's deterministic chain is matched within its own slice of levels.",
@@ -91,7 +100,7 @@ ROWS = (
     # --- other divergences
     _row(
         "f-distill", "2502.15681", "f-distill: the score gap weighted by a density ratio, which makes it the gradient of any f-divergence.",
-        Distributional(gan=CriticHead(weight=1e-3), ratio=Ratio("js")),
+        Distributional(gan=CriticHead(weight=1e-3), ratio=Ratio("js")), turns=2, judged=0.25,
     ),
     _row(
         "uni-instruct", "2505.20755", "Uni-Instruct: the integral of an f-divergence over noise levels, differentiated as a weighted score identity.",
@@ -99,7 +108,7 @@ ROWS = (
             core=ExpandedDivergence(), weight=PerSampleL1(1e-2), gan=CriticHead(weight=1e-3), ratio=Ratio("kl"), renoise=KarrasLevels(),
             critic=FakeScore(turns=1),
         ),
-        betas=NO_MOMENTUM,
+        betas=NO_MOMENTUM, judged=0.25,
     ),
     _row(
         "sim", "2410.16794", "Score implicit matching: any distance of the scores, such as a pseudo-Huber one, through a gradient theorem.",
@@ -132,6 +141,6 @@ ROWS = (
     ),
     _row(
         "disback", "2408.15991", "DisBack: the critic's way from the teacher to the first student is walked back as a sequence of nearer targets.",
-        Backtracking(),
+        Backtracking(), turns=2, warmup=0,
     ),
 )  # fmt: skip

@@ -26,9 +26,10 @@ def check_fit(recipe: Recipe, teacher: Denoiser, data: Any = None, init: Network
         MissingSource: if all that is missing is data. WorkbenchError: with every reason and the recipes that fit.
     """
     found = misfits(recipe, teacher, init, size)
-    missing = recipe.objective.needs_data and data is None and not has_data(teacher)
+    own = getattr(recipe.objective, "own_data", None)  # data that the teacher's card does not name
+    missing = recipe.objective.needs_data and data is None and (own is not None or not has_data(teacher))
     if missing:
-        found.append("it trains on data, and the teacher's card names none: pass data=...")
+        found.append(own or "it trains on data, and the teacher's card names none: pass data=...")
     shape = _shape(data)
     if shape is not None and shape != tuple(teacher.shape):
         found.append(
@@ -81,6 +82,16 @@ def misfits(recipe: Recipe, teacher: Denoiser, init: Network | None = None, size
         found.append(
             f"it spreads inner features, and a {type(net).__name__} shows none: pass network={{...}} for a fresh student"
         )
+    if getattr(objective, "adapts", False) and net is None:
+        found.append(
+            "it adapts a trained student that is a network of ours, and there is none here: pass init=, such a student"
+        )
+    elif getattr(objective, "adapts", False) and init is None and getattr(teacher, "role", "") != "student":
+        found.append(
+            "it adapts a trained few-step student, and this teacher is none: pass init=, such a student, or give it in the teacher's place"
+        )
+    if hasattr(objective, "misfits"):
+        found += objective.misfits(teacher)
     try:
         recipe.sampling.plan(teacher.path)
     except WorkbenchError as error:
@@ -100,8 +111,14 @@ def fitting(teacher: Denoiser, data: bool = False) -> list[str]:
     return sorted(
         name
         for name, recipe in RECIPES.items()
-        if (there or not recipe.objective.needs_data) and not misfits(recipe.fitted(shape, False), teacher)
+        if _fed(recipe, there, data) and not misfits(recipe.fitted(shape, False), teacher)
     )
+
+
+def _fed(recipe: Recipe, there: bool, given: bool) -> bool:
+    """Whether the recipe has the data that it needs: any, or, for one of its own, those that were given."""
+    needed = recipe.objective.needs_data
+    return not needed or (given if hasattr(recipe.objective, "own_data") else there)
 
 
 def has_data(teacher: Denoiser) -> bool:

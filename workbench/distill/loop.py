@@ -40,7 +40,8 @@ class Objective(Protocol):
 
     `product` names the player whose average becomes the result. `prepare`, if present, is a generator that makes
     what training needs first (stored pairs, say) and yields (done, total) as it goes. `frozen`, if present, holds modules
-    without an optimiser that a checkpoint keeps (a target net); `after(progress)` is called once a step.
+    without an optimiser that a checkpoint keeps (a target net); `after(progress)` is called once a step; `watch(optimizers)`, if present,
+    is given the optimisers by player, before they are loaded.
     """
 
     players: dict[str, nn.Module]
@@ -139,6 +140,8 @@ def train(
                              "optim": {name: asdict(value) for name, value in optim.items()}})  # fmt: skip
     players = {name: player.to(device).train() for name, player in objective.players.items()}
     optimizers = {name: _adamw(player, optim[name]) for name, player in players.items()}
+    if hasattr(objective, "watch"):
+        objective.watch(optimizers)
     frozen = {name: module.to(device) for name, module in getattr(objective, "frozen", {}).items()}
     average = copy.deepcopy(players[objective.product]).requires_grad_(False).eval()
     step, elapsed = 0, 0.0

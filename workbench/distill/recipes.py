@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.distill import distribution_rows
+from workbench.distill import adaptation_rows, distribution_rows, matching_rows
 from workbench.distill.loop import Optim
 from workbench.distill.objectives.adversarial import Adversarial
 from workbench.distill.objectives.ddgan import DenoisingGAN
@@ -196,9 +196,10 @@ ROWS = (
     _row(
         "meanflow-dispersive", "2510.07865", "MeanFlow with inner features pushed apart, against collapse.",
         Pointwise(
-            times=Between(equal=0.5), target=Eulerian("data"), metric=L2(), compare="velocity", two_times=True, extras=(Dispersive(),)
+            times=Between(equal=0.5), target=Eulerian("data"), metric=AdaptiveL2(), compare="velocity", two_times=True,
+            extras=(Dispersive(unit=True),),
         ),
-        JUMP, lr=5e-4,
+        JUMP, lr=5e-4, metric=L2(), unit=False,
     ),
     _row(
         "splitmeanflow", "2507.16884", "SplitMeanFlow: two jumps of the student add up to one; no derivative is taken.",
@@ -250,7 +251,7 @@ ROWS = (
     ),
 )  # fmt: skip
 
-RECIPES = {recipe.name: recipe for recipe in (*ROWS, *distribution_rows.ROWS)}
+RECIPES = {recipe.name: recipe for recipe in (*ROWS, *distribution_rows.ROWS, *adaptation_rows.ROWS, *matching_rows.ROWS)}
 
 
 def get(recipe: str | Recipe) -> Recipe:

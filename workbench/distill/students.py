@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from workbench import paths
@@ -68,7 +69,7 @@ def new_student(
     Raises:
         WorkbenchError: if the recipe does not fit the teacher, before anything is trained.
     """
-    from workbench.networks import added_to, extended, new_network
+    from workbench.networks import added_to, extended, new_network, with_classes
 
     objective, shape = recipe.objective, tuple(teacher.shape)
     if getattr(getattr(objective, "metric", None), "images_only", False) and len(shape) != 3:
@@ -76,7 +77,7 @@ def new_student(
             f"recipe {recipe.name!r} compares spatial frequencies, so it needs images (c, h, w), not samples of shape {shape}: "
             "use kd for points, or another metric."
         )
-    wanted = _inputs(recipe)
+    wanted, grown = _inputs(recipe, shape), int(getattr(objective, "new_classes", 0))
     if wanted["guidance_input"] and not getattr(teacher, "classes", 0):
         raise WorkbenchError(
             f"guidance is a range, {wanted['guidance_input']}, but this teacher has no classes, so nothing guides it: "
@@ -89,12 +90,15 @@ def new_student(
         if tuple(source.shape) != shape or source.classes != classes or source.path.name != path.name:
             raise WorkbenchError("init must have the teacher's shape, classes and path.")
         made = extended(net, **changes) if (changes := _changes(net, wanted, recipe)) else copy.deepcopy(net)
+        made = with_classes(made, grown) if grown else made
         made.requires_grad_(True)
+        if getattr(objective, "hint_only", False):
+            only(made, [name for name, _ in made.named_parameters() if name.startswith("inputs.hint.")])
         if recipe.adapters:
             only(made, [name for name, _ in made.named_parameters() if name.startswith("inputs.adapters.")])
         if recipe.lora:
             add_lora(made, recipe.lora, seed, added_to(made, net))
-        return Network(made, path, source.kind, shape, classes, bool(made.config.get("two_times"))), False
+        return Network(made, path, source.kind, shape, classes + grown, bool(made.config.get("two_times"))), False
     if recipe.lora or recipe.adapters:
         part = "low-rank updates (lora)" if recipe.lora else "adapters"
         raise WorkbenchError(
@@ -115,7 +119,7 @@ def _fresh(path, shape, classes, objective, seed, wanted, size, new_network) -> 
     kind = "flow" if path.smooth else "v"
     if hasattr(getattr(objective, "target", None), "exact"):  # it differentiates the network in time
         size = {"frequency": CALM, **size}
-    inputs = {name: wanted[name] for name in ("guidance_input", "z_dim") if wanted[name]}
+    inputs = {name: wanted[name] for name in ("guidance_input", "z_dim", "hint") if wanted[name]}
     try:
         net = new_network(shape, classes, kind, path.name, seed, wanted["two_times"], **inputs, **size)
     except (TypeError, RuntimeError, ValueError) as error:
@@ -123,7 +127,7 @@ def _fresh(path, shape, classes, objective, seed, wanted, size, new_network) -> 
     return Network(net, path, kind, shape, classes, wanted["two_times"])
 
 
-def _inputs(recipe: Recipe) -> dict[str, Any]:
+def _inputs(recipe: Recipe, shape: tuple[int, ...]) -> dict[str, Any]:
     """The further inputs that the student of a recipe takes."""
     asked = scale_of(recipe)
     interval = list(asked) if isinstance(asked, tuple) else None
@@ -132,7 +136,13 @@ def _inputs(recipe: Recipe) -> dict[str, Any]:
             f"recipe {recipe.name!r} trains adapters that are told the guidance scale: set guidance to a range (low, high)."
         )
     two_times = bool(getattr(recipe.objective, "two_times", False))
-    return {"two_times": two_times, "guidance_input": interval, "z_dim": int(getattr(recipe.objective, "z_dim", 0))}
+    hint = getattr(recipe.objective, "hint", None)
+    return {
+        "two_times": two_times,
+        "guidance_input": interval,
+        "z_dim": int(getattr(recipe.objective, "z_dim", 0)),
+        "hint": None if hint is None else list(hint(torch.zeros(1, *shape)).shape[1:]),
+    }
 
 
 def _changes(net: nn.Module, wanted: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -140,12 +150,12 @@ def _changes(net: nn.Module, wanted: dict[str, Any], recipe: Recipe) -> dict[str
     changes: dict[str, Any] = {}
     if wanted["two_times"] and not net.config.get("two_times"):
         changes["two_times"] = True
-    for name in ("guidance_input", "z_dim"):
+    for name in ("guidance_input", "z_dim", "hint"):
         has, wants = net.config.get(name) or None, wanted[name] or None
         has = list(has) if isinstance(has, (tuple, list)) else has
         if has is None and wants is not None:
             changes[name] = wants
-        elif has is not None and not _serves(has, wants):
+        elif has is not None and (has != wants if name == "hint" else not _serves(has, wants)):
             raise WorkbenchError(
                 f"the network to start from was made with {name} = {has}, and recipe {recipe.name!r} wants {wants}: "
                 "start from a network without it, or ask for the same."

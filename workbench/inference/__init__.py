@@ -4,7 +4,6 @@ from workbench.inference.asynchronous import LagFrame, asynchronous_run, fopp_ti
 from workbench.inference.bottleneck import Part, bottleneck_parts, bottleneck_run
 from workbench.inference.cascade import Given, cascade_run, mismatch
 from workbench.inference.diversity import DiversityAtK, DiversityCurve, diversity_against_k, diversity_plan
-from workbench.inference.negative import negative_guidance, relative_cost
 from workbench.inference.one_more_step import (
     RescaledGuidance,
     TerminalMean,
@@ -21,6 +20,7 @@ from workbench.inference.resolution import SizedFrame, resize
 from workbench.inference.search import Found, noise_search, search_evaluations
 from workbench.inference.shallow import shallow_level, shallow_noise, shallow_plan, shallow_sample
 from workbench.inference.tokens import PartialDiT
+from workbench.steering import negative_guidance, relative_cost
 
 __all__ = [
     "DiversityAtK",

@@ -77,6 +77,28 @@ def added_to(made: nn.Module, net: nn.Module) -> list[str]:
     return [name for name, _ in made.named_parameters() if name not in known]
 
 
+def with_classes(net: nn.Module, more: int = 1) -> nn.Module:
+    """A copy of one of our networks that knows `more` classes, the last ones; each starts as the null class.
+
+    Raises:
+        WorkbenchError: for a network that is not ours.
+
+    >>> import torch
+    >>> net = new_network((2,), 3, "flow", "linear")
+    >>> x = torch.ones(1, 2)
+    >>> torch.equal(with_classes(net)(x, 0.7, 3), net(x, 0.7)), torch.equal(with_classes(net)(x, 0.7, 2), net(x, 0.7, 2))
+    (True, True)
+    """
+    if not type(net).__module__.startswith(__name__):
+        raise WorkbenchError(f"{type(net).__name__} is not one of our networks, so it cannot be given classes.")
+    made = type(net).from_config(_config(net) | {"classes": net.config["classes"] + more})
+    kept = dict(net.state_dict())
+    rows = kept["class_embedding.weight"]  # the null class is the last
+    kept["class_embedding.weight"] = torch.cat([rows[:-1], rows[-1:].expand(more + 1, -1)])
+    made.load_state_dict(kept)
+    return made.to(next(net.parameters()).device).train(net.training)
+
+
 def at_scale(net: nn.Module, w: float) -> nn.Module:
     """A copy of a network of ours that takes the guidance scale, with the scale fixed at w: the same answers, and no such input.
 

@@ -1,6 +1,8 @@
-"""Small parts beside a network: a latent or a guidance scale as a further input, and adapters that a frozen network is read through."""
+"""Small parts beside a network: a latent, a guidance scale or a hint as a further input, and adapters that a frozen network is read through."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -74,15 +76,61 @@ class GuidanceAdapters(nn.Module):
         return self.up[block](F.silu(inner * (1 + by) + shift))
 
 
+class HintAdapters(nn.Module):
+    """Adapters parallel to the blocks of a network, which see a hint: a picture or a vector that says what is wanted.
+
+    Each adds up(silu(down(h) + read(e))) to its block's output, e an embedding of the hint: of its patches for a network of
+    patches and a picture, which is first brought to the network's size, else of the whole hint. The last layer of each starts
+    at zero, so the network starts as it is without them; without a hint they add nothing.
+
+    Args:
+        width: of the network. depth: its blocks. shape: of one hint. size, patch: of the network's images; None for points.
+    """
+
+    def __init__(self, width: int, depth: int, shape: tuple[int, ...], size: int | None = None, patch: int | None = None):
+        super().__init__()
+        self.shape, self.size = tuple(int(side) for side in shape), size if len(shape) == 3 else None
+        if self.size is not None:
+            self.embed: nn.Module = nn.Conv2d(self.shape[0], width, patch, stride=patch)
+        else:
+            self.embed = nn.Linear(math.prod(self.shape), width)
+        self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.read = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        silence(*self.up)
+
+    def embedding(self, hint: Tensor, n: int) -> Tensor:
+        """What every adapter sees of the hints (n, *shape): (n, tokens, width), or (n, width) of the whole hint.
+
+        Raises:
+            WorkbenchError: for hints of another shape.
+        """
+        if tuple(hint.shape) != (n, *self.shape):
+            raise WorkbenchError(f"hint has shape {tuple(hint.shape)}, but {n} samples need hints {(n, *self.shape)}.")
+        if self.size is None:
+            return F.silu(self.embed(hint.flatten(1)))
+        return F.silu(self.embed(F.interpolate(hint, (self.size, self.size))).flatten(2).transpose(1, 2))
+
+    def forward(self, block: int, h: Tensor, e: Tensor) -> Tensor:
+        """What the adapter of a block adds, for the block's input h (n, ..., width) and an embedding."""
+        read = self.read[block](e)
+        read = read.unsqueeze(1) if h.dim() > read.dim() else read
+        return self.up[block](F.silu(self.down[block](F.layer_norm(h, h.shape[-1:])) + read))
+
+
 class Inputs(nn.Module):
     """The inputs that a network may have besides state, time and class; each is silent at first.
 
     Args:
         guidance_input: (low, high) of the guidance scale, or None. adapter: hidden size of the adapters that alone see the scale;
-            0 lets the scale into the conditioning instead. z_dim: size of a latent, 0 for none.
+            0 lets the scale into the conditioning instead. z_dim: size of a latent, 0 for none. hint: shape of a hint, or None.
+        size, patch: of the network's images; None for points.
     """
 
-    def __init__(self, width: int, depth: int, guidance_input: tuple[float, float] | None, adapter: int, z_dim: int):
+    def __init__(
+        self, width: int, depth: int, guidance_input: tuple[float, float] | None, adapter: int, z_dim: int,
+        hint: tuple[int, ...] | None = None, size: int | None = None, patch: int | None = None,
+    ):  # fmt: skip
         super().__init__()
         if adapter and guidance_input is None:
             raise WorkbenchError("adapters are told the guidance scale: give guidance_input=(low, high) as well.")
@@ -90,6 +138,7 @@ class Inputs(nn.Module):
         self.guidance = ScaleEmbedding(width, guidance_input) if guidance_input is not None and not adapter else None
         self.latent = LatentEmbedding(z_dim, width) if z_dim else None
         self.adapters = GuidanceAdapters(width, depth, adapter, guidance_input) if adapter else None
+        self.hint = HintAdapters(width, depth, hint, size, patch) if hint else None
         silence(*[layer for layer in (self.guidance and self.guidance.mlp[2], self.latent and self.latent[2]) if layer])
 
     def conditioning(self, c: Tensor, x: Tensor, w: Tensor | float | None, z: Tensor | None) -> Tensor:
@@ -121,9 +170,22 @@ class Inputs(nn.Module):
         """What the adapters see, or None without them."""
         return None if self.adapters is None else self.adapters.embedding(batch_times(w, x), c)
 
-    def beside(self, block: int, made: Tensor, h: Tensor, e: Tensor | None) -> Tensor:
-        """What a block made of h, with what its adapter adds."""
-        return made if e is None else made + self.adapters(block, h, e)
+    def hints(self, hint: Tensor | None, n: int) -> Tensor | None:
+        """What the hint's adapters see of n hints, or None without any.
+
+        Raises:
+            WorkbenchError: for a hint that the network does not take, or of another shape.
+        """
+        if hint is None:
+            return None
+        if self.hint is None:
+            raise WorkbenchError("this network takes no hint: build it with hint=(shape of one hint).")
+        return self.hint.embedding(hint, n)
+
+    def beside(self, block: int, made: Tensor, h: Tensor, e: Tensor | None, seen: Tensor | None = None) -> Tensor:
+        """What a block made of h, with what its adapters add: e is seen by those of the scale, `seen` by those of a hint."""
+        made = made if e is None else made + self.adapters(block, h, e)
+        return made if seen is None else made + self.hint(block, h, seen)
 
 
 def silence(*layers: nn.Linear) -> None:

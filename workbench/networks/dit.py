@@ -53,7 +53,7 @@ class DiT(ModelMixin, ConfigMixin):
         kind: what is predicted: x0, eps, v or flow.
         path: name of the path whose times it was trained with.
         frequency: highest angular frequency of the time embedding.
-        guidance_input, adapter, z_dim: further inputs `w` and `z`, see `workbench.networks.adapter.Inputs`.
+        guidance_input, adapter, z_dim, hint: further inputs `w`, `z` and `hint`, see `workbench.networks.adapter.Inputs`.
 
     >>> net = DiT(image_size=8, patch=2, width=32, depth=1, heads=2, classes=10)
     >>> net(torch.zeros(3, 1, 8, 8), 0.5, torch.tensor([0, 9, -1])).shape
@@ -77,6 +77,7 @@ class DiT(ModelMixin, ConfigMixin):
         guidance_input: tuple[float, float] | None = None,
         adapter: int = 0,
         z_dim: int = 0,
+        hint: tuple[int, ...] | None = None,
     ):
         super().__init__()
         if image_size % patch or width % heads:
@@ -98,7 +99,7 @@ class DiT(ModelMixin, ConfigMixin):
         silent = [self.modulation, self.last_modulation, self.head]
         silence(*([*silent, self.second_time.mlp[2]] if two_times else silent))
         self.inputs = Inputs(
-            width, depth, guidance_input, adapter, z_dim
+            width, depth, guidance_input, adapter, z_dim, hint, image_size, patch
         )  # last, so that the weights above do not depend on it
 
     def conditioning(
@@ -121,23 +122,23 @@ class DiT(ModelMixin, ConfigMixin):
 
     def features(
         self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
-        w: Tensor | float | None = None, z: Tensor | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None, hint: Tensor | None = None,
     ):  # fmt: skip
         """Return tokens after the last block (n, tokens, width) and the conditioning vector (n, width)."""
         c = self.conditioning(x, t, cond, s, w, z)
-        e = self.inputs.embedding(x, w, c)
+        e, seen = self.inputs.embedding(x, w, c), self.inputs.hints(hint, len(x))
         tokens = self.embed(x).flatten(2).transpose(1, 2) + self.position
         modulation = self.modulation(c).view(len(x), 6, -1)
         for k, block in enumerate(self.blocks):
-            tokens = self.inputs.beside(k, block(tokens, modulation), tokens, e)
+            tokens = self.inputs.beside(k, block(tokens, modulation), tokens, e, seen)
         return tokens, c
 
     def forward(
         self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
-        w: Tensor | float | None = None, z: Tensor | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None, hint: Tensor | None = None,
     ):  # fmt: skip
         """Return the prediction of its kind, of the shape of x, at times t in [0, 1] (n,) and labels (n,), -1 for none."""
-        return self.picture(*self.features(x, t, cond, s, w, z))
+        return self.picture(*self.features(x, t, cond, s, w, z, hint))
 
     def picture(self, tokens: Tensor, c: Tensor) -> Tensor:
         """Return the prediction (n, channels, size, size) of the tokens after the last block, under the conditioning c."""

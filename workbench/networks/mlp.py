@@ -34,6 +34,7 @@ class MLP(ModelMixin, ConfigMixin):
         guidance_input: tuple[float, float] | None = None,
         adapter: int = 0,
         z_dim: int = 0,
+        hint: tuple[int, ...] | None = None,
     ):
         super().__init__()
         self.embed = nn.Linear(dim, width)
@@ -49,11 +50,11 @@ class MLP(ModelMixin, ConfigMixin):
         nn.init.normal_(self.class_embedding.weight, std=0.02)
         silent = [*self.modulation, self.head]
         silence(*([*silent, self.second_time.mlp[2]] if two_times else silent))
-        self.inputs = Inputs(width, depth, guidance_input, adapter, z_dim)
+        self.inputs = Inputs(width, depth, guidance_input, adapter, z_dim, hint)
 
     def features(
         self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
-        w: Tensor | float | None = None, z: Tensor | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None, hint: Tensor | None = None,
     ):  # fmt: skip
         """Return features after the last block (n, width) and the conditioning vector (n, width)."""
         if x.dim() != 2 or x.shape[1] != self.config.dim:
@@ -64,17 +65,17 @@ class MLP(ModelMixin, ConfigMixin):
                 raise WorkbenchError("this network has no second time: build it with two_times=True.")
             c = c + self.second_time(batch_times(s, x))
         c = F.silu(self.inputs.conditioning(c, x, w, z))
-        e = self.inputs.embedding(x, w, c)
+        e, seen = self.inputs.embedding(x, w, c), self.inputs.hints(hint, len(x))
         h = self.embed(x)
         for k, (block, modulation) in enumerate(zip(self.blocks, self.modulation, strict=True)):
             shift, scale = modulation(c).chunk(2, dim=1)
-            h = self.inputs.beside(k, h + block(self.norm(h) * (1 + scale) + shift), h, e)
+            h = self.inputs.beside(k, h + block(self.norm(h) * (1 + scale) + shift), h, e, seen)
         return h, c
 
     def forward(
         self, x: Tensor, t: Tensor | float, cond: Tensor | int | None = None, s: Tensor | float | None = None,
-        w: Tensor | float | None = None, z: Tensor | None = None,
+        w: Tensor | float | None = None, z: Tensor | None = None, hint: Tensor | None = None,
     ):  # fmt: skip
         """Return the prediction of its kind, of the shape of x, at times t in [0, 1] (n,) and labels (n,), -1 for none."""
-        h, _ = self.features(x, t, cond, s, w, z)
+        h, _ = self.features(x, t, cond, s, w, z, hint)
         return self.head(F.silu(h))

@@ -12,7 +12,6 @@ from torch import Tensor
 from workbench import samplers, schedules
 from workbench.denoiser import Denoiser
 from workbench.errors import WorkbenchError, check_count
-from workbench.samplers.adjusted import adjusted
 from workbench.samplers.fine import (
     MOST_STEPS,
     RHO_MAX,
@@ -26,42 +25,26 @@ from workbench.samplers.fine import (
     is_exact,
     times_of,
 )
+from workbench.samplers.local import gaps_from
 from workbench.samplers.plan import Plan
 from workbench.samplers.sample import labels, prepare
 
 ROUNDS = 40
 
 
-def local_errors(plan: Plan, teacher: Denoiser, fine: Fine, cond: Any = None) -> Tensor:
-    """What each step of a plan adds to the error: float64 (steps,), a root mean square over samples and coordinates.
+def errors_on(fine: Fine, plan: Plan, teacher: Denoiser, cond: Any = None) -> Tensor:
+    """Local error of every step of a plan (`local.gaps_from`) on a fine trajectory: float64 (steps,), on x / (alpha + sigma).
 
-    Every step starts on the fine trajectory, and so do the outputs that it remembers; its error is how far from the
-    trajectory it ends, on x / (alpha + sigma), which is the same on every path.
+    That scale is the same on every path, and ends where the data do; it is no part of the spread, which `local_errors` tells.
 
     Args:
-        plan: deterministic. teacher: the model it runs. fine: the teacher's trajectories (n samples). cond: as for `run`.
+        fine: the teacher's trajectory (n samples). plan: deterministic. teacher: the model it runs. cond: as for `run`.
     """
-    points = fine.at(plan.times)
-    starts = {i: k for k, i in enumerate(i for i, stage in enumerate(plan.stages) if not stage.inner)}
-    starts[len(plan.stages)] = len(points) - 1
-    if len(starts) != len(points):
-        raise WorkbenchError(
-            f"the steps of sampler {plan.sampler!r} cannot be told apart: choose one whose steps end on the times."
-        )
-    errors = torch.zeros(plan.steps, dtype=torch.float64)
-
-    def correct(i: int, x: Tensor) -> Tensor:
-        if i not in starts:
-            return x
-        exact = points[starts[i]]
-        if i:
-            t = plan.times[starts[i]]
-            errors[starts[i] - 1] = (x.double() - exact).square().mean().sqrt() / (fine.path.alpha(t) + fine.path.sigma(t))
-        return exact.to(x)
-
-    dtype = getattr(teacher, "dtype", None)
-    adjusted(plan, teacher, points[0].to(torch.float64 if dtype is None else torch.float32), correct, cond=cond)
-    return errors
+    states = fine.at(plan.times)
+    if getattr(teacher, "dtype", None) is not None:
+        states = states.float()
+    times = torch.tensor(plan.times[1:], dtype=torch.float64)
+    return gaps_from(plan, teacher, states, cond) / (fine.path.alpha(times) + fine.path.sigma(times))
 
 
 def equalising(
@@ -96,11 +79,7 @@ def equalising(
     best, least, power = times, math.inf, 1 / 3
     for _ in range(ROUNDS):
         plan = samplers.plan(sampler, path, schedule=times, **options)
-        if any(stage.x.noise for stage in plan.stages):
-            raise WorkbenchError(
-                f"sampler {sampler!r} adds noise, so its steps have no error of their own: give sampler='dpmpp_2m'."
-            )
-        errors = local_errors(plan, model, made, given).clamp_min(1e-300)
+        errors = errors_on(made, plan, model, given).clamp_min(1e-300)
         cost += plan.evaluations
         uneven = float((errors / errors.mean() - 1).abs().max())
         yield Progress(f"local errors within {uneven:.0%} of their mean", min(cost, total), total)
@@ -115,7 +94,7 @@ def equalising(
 
 
 def equal_error(teacher: Denoiser, steps: int, **options: Any) -> Tensor:
-    """Times on which every step of a sampler has the same local error, measured on the teacher (`local_errors`).
+    """Times on which every step of a sampler has the same local error, measured on the teacher (`errors_on`).
 
     Where a step errs more than its neighbours, time is spent: steps are made shorter in proportion to error^(1/3), which for
     a sampler of order 2 is right at once, and measured again until all are equal.

@@ -75,6 +75,19 @@ def exact_states(
 
 def errors_from(plan: Plan, model: Denoiser, states: Tensor, cond: Any = None) -> Tensor:
     """`local_errors` from exact states (steps + 1, n, ...) at the plan's times."""
+    ends = states[1:].double()
+    spread = (ends - ends.mean(1, keepdim=True)).square().flatten(1).mean(1).sqrt()
+    return gaps_from(plan, model, states, cond) / spread
+
+
+def gaps_from(plan: Plan, model: Denoiser, states: Tensor, cond: Any = None) -> Tensor:
+    """How far every step ends from the exact states (steps + 1, n, ...) at the plan's times: float64 (steps,), root mean squares.
+
+    Every step starts from its exact state, and so do the outputs and the base state that it reads. It runs in the states' precision.
+
+    Raises:
+        WorkbenchError: for a plan that adds noise or runs several models, or whose steps do not end on its times.
+    """
     starts = [i for i, stage in enumerate(plan.stages) if not stage.inner]
     if any(row.noise for stage in plan.stages for row in (stage.x, stage.base) if row):
         raise WorkbenchError(
@@ -98,9 +111,8 @@ def errors_from(plan: Plan, model: Denoiser, states: Tensor, cond: Any = None) -
                 if move.base is not None:
                     since = stage.t if _holds_state(plan.path, stage, since) else None
                     base = combine(move.base, held) if since is None else states[j]
-            gap, exact = (x - states[j + 1]).square().mean().sqrt(), states[j + 1]
-            found.append(gap / (exact - exact.mean(0)).square().mean().sqrt())
-    return torch.stack(found).double()
+            found.append((x.double() - states[j + 1].double()).square().mean().sqrt())
+    return torch.stack(found)
 
 
 def _holds_state(path: Path, stage: Stage, since: float | None) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench import samplers
-from workbench.denoiser import Denoiser, Guided, Scaled, Thresholded
+from workbench.denoiser import Denoiser, Guided, Hinted, Scaled, Thresholded
 from workbench.errors import WorkbenchError, check_count
 from workbench.paths import Path
 from workbench.samplers import adaptive
@@ -20,6 +20,7 @@ from workbench.samplers.policy import Policy
 from workbench.samplers.run import initial_noise, run
 
 MAX_SAMPLES = 100_000
+SAVED = "saved:"  # before the name of a plan that the user keeps (`workbench.plans`)
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,20 @@ def default_sampling(model: Denoiser) -> Sampling:
 def plan_for(
     model: Denoiser, steps: int | None = None, sampler: str | None = None, schedule: Any = None, **options: Any
 ) -> Plan:
-    """The plan that a model runs: its own settings, any of them replaced; a schedule may be one computed from the model (`tuned`).
+    """The plan that a model runs: its own settings, any of them replaced.
+
+    A schedule may also be one computed from the model (`tuned`), or `saved:NAME`, a plan that the user keeps (`workbench.plans`).
 
     >>> import workbench as wb
     >>> str(plan_for(wb.load("moons"), 4, "ddim", "gits"))
     'ddim, 4 gits steps on linear'
     """
-    from workbench.samplers import tuned  # here, since it samples
+    from workbench.samplers import tuned
 
+    if isinstance(schedule, str) and schedule.startswith(SAVED):
+        from workbench.samplers import saved  # here, since it plans
+
+        return saved.plan_of(schedule, model, steps, sampler, **options)
     if isinstance(schedule, str) and schedule in tuned.TUNED:
         return tuned.tuned_plan(schedule, model, steps, sampler, **options)
     return default_sampling(model).plan(model.path, steps, sampler, schedule, **options)
@@ -99,7 +106,8 @@ def labels(model: Denoiser, cond: Any, n: int) -> Tensor | None:
         WorkbenchError: for labels that the model does not know, or of a wrong number.
     """
     if cond is None:
-        return None
+        own = getattr(model, "own_labels", None)  # a model that is never asked without one
+        return None if own is None else own(n)
     classes = int(getattr(model, "classes", 0) or 0)
     try:
         given = torch.as_tensor(cond)
@@ -162,14 +170,20 @@ def sample(
     seed: int = 0,
     batch: int = 512,
     thresholding: str | None = None,
+    hint: Tensor | None = None,
+    negative: int | None = None,
+    steering: float = 1.0,
     **options: Any,
 ) -> Tensor:
     """Draw n samples (n, ...); what is not given is the model's own setting.
 
     Args:
         sampler: one of `SAMPLERS`; dpm_adaptive or heun_adaptive, with rtol=; or a policy, such as learned steps.
+        schedule: a name, times or a function, as for `plan`; one of `TUNED`; or `saved:NAME`, a plan of `workbench.plans`.
         cond: a label or n labels. guidance: classifier-free scale, 1 for none. thresholding: "clip" or "dynamic".
         batch: how many run together; it does not change the samples.
+        hint: what is wanted, (n, *model.hint_shape) or one for all, of a model that takes it (recipes nct and tad-sr).
+        negative, steering: a class to stay away from inside the attention, and how far (`inference.negative_guidance`).
         options: of the sampler and the schedule.
 
     Raises:
@@ -183,6 +197,12 @@ def sample(
     if getattr(model, "path", None) is None:
         raise WorkbenchError("the model has no .path: set it, or wrap the network in workbench.Network.")
     cond = labels(model, cond, n)
+    if negative is not None:
+        from workbench.steering import negative_guidance
+
+        model = negative_guidance(model, negative, steering)
+    if hint is not None and len(Hinted(model, hint).hint) not in (1, n):
+        raise WorkbenchError(f"there are {len(hint)} hints for {n} samples: give one for each, or one for all.")
     if isinstance(sampler, Policy) or sampler in adaptive.POLICIES:
         plan = _policy(model, steps, sampler, schedule, options)
     else:
@@ -193,7 +213,10 @@ def sample(
         count = min(batch, n - first)
         noise = noise_for(model, count, seed, first)
         part = cond[first : first + count].to(noise.device) if cond is not None else None
-        for frame in run(plan, denoiser, noise, part, seed, index=range(first, first + count)):
+        asked = denoiser
+        if hint is not None:
+            asked = Hinted(denoiser, hint if len(hint) == 1 else hint[first : first + count])
+        for frame in run(plan, asked, noise, part, seed, index=range(first, first + count)):
             last = frame
         parts.append(last.x)
     return torch.cat(parts)

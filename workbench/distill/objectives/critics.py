@@ -63,11 +63,20 @@ class CriticHead:
     """GAN: a small head on the critic's features tells real from generated at random noise levels; logistic loss.
 
     Attributes:
-        weight: of the student's term. critic_weight: of the critic's.
+        weight: of the student's term. critic_weight: of the critic's. judged: share of the batch that is judged.
     """
 
     weight: float = 3e-3
     critic_weight: float = 1e-2
+    judged: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.judged <= 1:
+            raise WorkbenchError(f"judged is {self.judged}, but is a share of the batch, above 0 and at most 1.")
+
+    def count(self, n: int) -> int:
+        """How many of n samples are judged."""
+        return max(2, round(self.judged * n))
 
     def given(self, value: Any) -> Any:
         """The part for a weight alone; 0 is none."""

@@ -212,8 +212,9 @@ class BoundDistributional:
         with held(self.trained if self.critic is not None else []):
             loss, parts = self._match(made, batch, rng)
             if self.switches.gan is not None:
-                tau = torch.rand(len(made.x), generator=rng, device=made.x.device).double()
-                adversarial = F.softplus(-self._logits(made.x, tau, made.cond, rng)).mean()
+                judged = self._judged(made)
+                tau = torch.rand(len(judged.x), generator=rng, device=made.x.device).double()
+                adversarial = F.softplus(-self._logits(judged.x, tau, judged.cond, rng)).mean()
                 loss, parts["gan"] = loss + self.switches.gan.weight * adversarial, adversarial.detach()
         if self.store is not None:
             drawn = self.store.draw(batch, rng)
@@ -304,8 +305,10 @@ class BoundDistributional:
             return error.mean(), parts
         if batch.x0 is None:
             raise WorkbenchError("a GAN term compares with real samples: pass data=..., or set gan=0.")
-        tau = torch.rand(len(made.x), generator=rng, device=made.x.device).double()
-        real, fake = self._logits(batch.x0, tau, batch.cond, rng), self._logits(made.x, tau, made.cond, rng)
+        made, n = self._judged(made), gan.count(len(made.x))
+        tau = torch.rand(n, generator=rng, device=made.x.device).double()
+        labels = None if made.cond is None else torch.cat([labels_of(batch, made.cond), made.cond])
+        real, fake = self._logits(torch.cat([batch.x0[:n], made.x]), torch.cat([tau, tau]), labels, rng).chunk(2)
         discriminator = F.softplus(fake).mean() + F.softplus(-real).mean()
         says = torch.cat([real, fake]).detach()
         is_real = torch.cat([torch.ones_like(real), torch.zeros_like(fake)]).detach()
@@ -345,6 +348,11 @@ class BoundDistributional:
         error = ((network.predict(x_t, t, cond) - target) / network.unit(x, t)).square().flatten(1).mean(1)
         return weight * error, t
 
+    def _judged(self, made: Made) -> Made:
+        """The first rows, as many as the discriminator looks at."""
+        n = self.switches.gan.count(len(made.x))
+        return made._replace(x=made.x[:n], cond=None if made.cond is None else made.cond[:n])
+
     def _logits(self, x: Tensor, t: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
         x_t = self.path.mix(x, normal(x.shape, rng), t)
         return self.critic.logits(x_t / self.student.unit(x, t), t, cond)
@@ -360,6 +368,13 @@ class BoundDistributional:
                 for name, parameter in mine.items():
                     if name in theirs and theirs[name].shape == parameter.shape:
                         parameter.lerp_(theirs[name], 1 - part.couple)
+
+
+def labels_of(batch: Batch, cond: Tensor | None) -> Tensor | None:
+    """Labels of the real samples, null where those of the generated ones (n,) are: a dropped label must not tell them apart."""
+    if cond is None or batch.cond is None:
+        return cond if cond is None else torch.full_like(cond, -1)
+    return torch.where(cond < 0, -1, batch.cond[: len(cond)].to(cond))
 
 
 def scale_of(model: Denoiser) -> float:

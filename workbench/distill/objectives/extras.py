@@ -65,11 +65,16 @@ class _BoundAnchor(Extra):
 class Dispersive:
     """Spread the network's inner features: weight log mean_{i != j} exp(-|h_i - h_j|^2 / (tau width)) (DM1, arXiv 2510.07865).
 
-    The formula that the paper states; its released code applies another, with all but vanishing gradient.
+    The formula that the paper states; its released code applies another, with all but vanishing gradient. The term has no lower bound
+    where a layer norm follows the features: they grow until the clipped gradient is the term's alone.
+
+    Attributes:
+        unit: each sample's features are first brought to mean square 1, which bounds the term.
     """
 
     weight: float = 0.5
     tau: float = 0.5
+    unit: bool = False
 
     def bind(self, bound: Any) -> Extra:
         """This term for an objective."""
@@ -82,6 +87,8 @@ class _BoundDispersive(Extra):
         second = (point.s.to(point.x),) if student.two_times else ()
         h, _ = student.net.features(point.x, point.t.to(point.x), point.cond, *second, **student.inputs(point.x))
         h = h.flatten(1)
+        if self.switches.unit:
+            h = h / h.square().mean(1, keepdim=True).sqrt()
         distance = torch.cdist(h, h).square() / (self.switches.tau * h.shape[1])
         apart = ~torch.eye(len(h), dtype=torch.bool, device=h.device)
         value = torch.logsumexp(-distance[apart], 0) - torch.log(apart.sum().to(h))

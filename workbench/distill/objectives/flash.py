@@ -14,7 +14,7 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.critics import FakeScore
-from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made, held
+from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made, held, labels_of
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.parts import drop_labels, normal
 from workbench.distill.objectives.rewards import Reward
@@ -126,7 +126,10 @@ class BoundFlash(BoundDistributional):
             return super().loss(player, batch, rng)
         if batch.x0 is None:
             raise WorkbenchError("the adversary compares with real samples: pass data=..., or set split=0.")
-        real, fake = self._judged(batch.x0, batch.cond, rng), self._judged(self.made.x, self.made.cond, rng)
+        real, fake = (
+            self._judged(x, cond, rng)
+            for x, cond in ((batch.x0, labels_of(batch, self.made.cond)), (self.made.x, self.made.cond))
+        )
         accuracy = 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
         return F.softplus(-real).mean() + F.softplus(fake).mean(), {"accuracy": accuracy}
 

@@ -139,7 +139,7 @@ class Eulerian:
         x, t, s, path = point.x, point.t, point.s, student.path
         tau, tau_s = tau_of(path, t), tau_of(path, s)
         v = _velocity(self.source, teacher, point)
-        u, slope = _along(student, point, v, self.exact)
+        u, slope = along(student, point, v, self.exact)
         grown = 1.0 if self.warmup <= 0 else min(1.0, point.progress / self.warmup)
         tangent = v - u - per_sample(tau - tau_s, x) * grown * slope
         if self.normalise:
@@ -179,7 +179,7 @@ class TrigTangent:
         x_trig = size * x_linear
         x0, eps = x_linear - sin / size * v, x_linear + cos / size * v
         dx = cos * eps - sin * x0
-        u, slope = _along(student, point, v, self.exact)
+        u, slope = along(student, point, v, self.exact)
         target = x_linear - sin / size * u
         big = (cos * x_trig - target) / sin
         # the x0 estimate changes by d(x - tau u) = v - u - tau du for each unit of tau, and tau by 1 / size^2 for each of the angle
@@ -260,7 +260,7 @@ def angle_of(path, t: Tensor) -> Tensor:
     return torch.atan2(path.sigma(t.double()), path.alpha(t.double()))
 
 
-def _along(student: Network, point: Point, v: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+def along(student: Network, point: Point, v: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     """(u, du/dtau) of the student at the point along the linear path's ODE, whose slope is v."""
     x, t, path = point.x, point.t, student.path
     if path.name == "linear":

@@ -1,0 +1,131 @@
+"""Several students: each learns its classes, failures are kept apart, and the whole is one model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import workbench as wb
+from workbench.distill.distill import _Measure, distill
+from workbench.distill.recipes import get
+from workbench.errors import UnknownName, WorkbenchError
+from workbench.networks import new_network
+from workbench.routed import Router, own_labels, parts_of
+
+TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0.2] * 4, labels=[0, 1, 2, 3])
+SMALL = {"steps": 4, "batch": 16, "host": "consistency", "students": 2, "network": {"width": 16, "depth": 1}}
+
+
+def last(**options):
+    return list(distill(TEACHER, "msd", **{**SMALL, **options}))[-1]
+
+
+def weights(model):
+    return torch.cat([p.flatten() for p in model.net.parameters()])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unmeasured():
+    """Without the distance to the law, which takes longer than the training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Measure, "_law", lambda self, model: {})
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(unmeasured, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("msd")
+    return folder, last(run=folder)
+
+
+def test_every_class_has_one_student():
+    for classes, count in ((8, 4), (10, 4), (3, 3), (5, 1)):
+        assert sorted(label for part in parts_of(classes, count) for label in part) == list(range(classes))
+
+
+def test_each_row_is_answered_by_the_student_of_its_label():
+    nets = [new_network((2,), 4, "flow", "linear", seed, width=16, depth=1) for seed in (1, 2)]
+    for net in nets:
+        torch.nn.init.normal_(net.head.weight)
+    router, x, t = Router(nets, [[0, 1], [2, 3]]), torch.randn(4, 2), torch.full((4,), 0.7)
+    cond = torch.tensor([3, 0, 1, 2])
+    found, answers = router(x, t, cond), [net(x, t, cond) for net in nets]
+    for row, k in enumerate((1, 0, 0, 1)):
+        assert torch.allclose(found[row], answers[k][row], atol=1e-6)
+    assert torch.equal(router(x, t), router(x, t, own_labels(4, 4)))
+
+
+def test_the_model_is_saved_loaded_and_compared_as_one(made):
+    folder, progress = made
+    model = wb.load(folder / "student")
+    cond = [0, 1, 2, 3, -1]
+    assert progress.stage == "done" and model.card["recipe"] == "msd" and model.classes_of == [[0, 1], [2, 3]]
+    assert torch.equal(wb.sample(model, 5, cond), wb.sample(progress.student, 5, cond))
+    assert wb.sample(model, 3).shape == (3, 2) and model.card["figures"]["paired_rms"] > 0
+    table = wb.compare([TEACHER, model], n=8).table
+    assert len(table) == 2
+
+
+def test_one_student_is_its_host(tmp_path):
+    options = {"steps": 3, "batch": 16, "network": {"width": 16, "depth": 1}}
+    one = list(distill(TEACHER, "msd", students=1, host="consistency", matched=0.0, run=tmp_path / "a", **options))[-1]
+    host = list(distill(TEACHER, "consistency", run=tmp_path / "b", **options))[-1]
+    assert torch.equal(weights(one.student), weights(host.student))
+    assert torch.equal(wb.sample(one.student, 4), wb.sample(host.student, 4))
+
+
+def test_processes_of_a_launcher_train_the_same_students(made, tmp_path, monkeypatch):
+    """Two ranks one after the other: the second finds what the first has left."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+
+    class Waits(Exception):
+        """Rank 1 is done with its own student, and waits for the other."""
+
+    def waits(seconds):
+        raise Waits
+
+    with monkeypatch.context() as patch, pytest.raises(Waits):
+        patch.setattr("workbench.distill.several.time.sleep", waits)
+        list(distill(TEACHER, "msd", run=tmp_path, **SMALL))
+    assert not (tmp_path / "student-0").exists()
+    monkeypatch.setenv("RANK", "0")
+    both = list(distill(TEACHER, "msd", run=tmp_path, **SMALL))[-1].student
+    assert not (made[0] / "student-0" / "failed.json").exists() and torch.equal(weights(both), weights(made[1].student))
+    with pytest.raises(WorkbenchError, match="give run="):
+        distill(TEACHER, "msd", **SMALL)
+
+
+def test_a_student_that_fails_does_not_lose_the_others(made, tmp_path):
+    (tmp_path / "student-0").mkdir()
+    (tmp_path / "student-0" / "config.json").write_text(json.dumps({"recipe": "another"}))
+    with pytest.raises(WorkbenchError, match=r"1 of 2 students failed \(student 0 of classes 0 to 1: .*others are kept"):
+        last(run=tmp_path)
+    assert (tmp_path / "student-1" / "student" / "card.json").exists() and not (tmp_path / "student").exists()
+    (tmp_path / "student-0" / "config.json").unlink()
+    assert torch.equal(weights(last(run=tmp_path).student), weights(made[1].student))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"students": 5}, "this teacher has 4: set students to fewer"),
+        ({"students": 0}, "students is 0"),
+        ({"host": "msd"}, "cannot be its own host"),
+        ({"data": torch.zeros(8, 2)}, "have no labels"),
+        ({"data": (torch.zeros(8, 2), torch.zeros(8).long())}, r"none of the classes \[2, 3\]"),
+        ({"matched": 1.0}, "matched is 1.0"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_impossible_requests_are_refused_at_the_call(options, said):
+    with pytest.raises(WorkbenchError, match=said):
+        distill(TEACHER, "msd", **{**SMALL, **options})
+
+
+def test_other_options_are_the_hosts():
+    with pytest.raises(UnknownName, match="option of recipe 'consistency'"):
+        distill(TEACHER, "msd", **SMALL, wrong=1)
+    assert get("msd").configured(students=2).objective.students == 2
