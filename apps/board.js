@@ -39,7 +39,7 @@
     }
 
     function draw() {
-      if (!board.said || !element.clientWidth) return;
+      if (!board.said || element.clientWidth < 100) return; // hidden, or not laid out yet
       board.width = element.clientWidth - 22;
       svg.setAttribute("viewBox", `0 0 ${board.width} ${HEIGHT}`);
       svg.setAttribute("height", HEIGHT);

@@ -209,7 +209,7 @@ def take_away(parts: Parts) -> list[Any]:
         what.preprocess = lambda payload: payload
         file = gr.File(label="Ready to save", visible=False, interactive=False, elem_id="made-file", height=80)
         with gr.Column(elem_id="share"):
-            command = gr.HTML(pages.text(COMMAND, "", 2), elem_id="command", container=False, padding=False)
+            command = gr.HTML(pages.text(COMMAND, "", 3), elem_id="command", container=False, padding=False)
             cited = gr.HTML(pages.text(CITED, "", 10), elem_id="cite", container=False, padding=False)
     copy.click(None, None, said, js=COPY, api_visibility="private")
     tab.select(texts, parts.shown, [said, command, cited], **calm(show_progress="hidden"))
@@ -232,7 +232,7 @@ def texts(shown: Shown | None) -> list[Any]:
             return [pages.error(NOTHING), gr.skip(), gr.skip()]
         columns = [replace(c, label=None) if c.label == c.source else c for c in work.columns_of(shown.setup)]
         command = command_of(columns, shown.setup.count, work.condition(shown.setup), shown.setup.seed, "report.html")
-        written = pages.text(COMMAND, command, 2), pages.text(CITED, bibtex(*columns), 10)
+        written = pages.text(COMMAND, command, 3), pages.text(CITED, bibtex(*columns), 10)
         return [pages.say("A link, a command and files of what is shown."), *written]
     except Exception as error:
         return [told(error), gr.skip(), gr.skip()]

@@ -13,6 +13,7 @@ import gradio as gr
 
 from apps import laboratory, pages, session, work
 from workbench import training, views
+from workbench.distill.fit import misfits
 from workbench.distill.recipes import get, recipes
 from workbench.errors import WorkbenchError, check_count, unknown
 from workbench.views.grid import data_uri
@@ -23,6 +24,7 @@ EVERY = 0.8  # seconds between looks into the run folders
 NUMBERS, FLAGS = 24, 8  # fields that the form can show
 MOST_SHOWN, MOST_LISTED = 8, 40
 MOST_SECONDS = 24 * 3600
+FIRST = "dmd2"  # the recipe that the form opens with; it fits every teacher
 LOSS, METRIC = ("student", "loss"), ("sw2", "paired_rms")  # shown first, where a run has them
 HINT = "Start trains a student in a process of its own: closing the page does not end it."
 
@@ -47,21 +49,21 @@ class Door:
 def build(tab: gr.Tab, idle_seconds: float) -> Door:
     """Lay `tab` out and connect it; nothing is read from the run folders until it is opened."""
     space = "eight_gaussians" if "eight_gaussians" in session.spaces() else next(iter(session.spaces()))
-    names, known = laboratory.teachers(space), [recipe.name for recipe in recipes()]
+    names, known = _models(space), [recipe.name for recipe in recipes()]
     page = gr.State(Page(), time_to_live=idle_seconds)
     with gr.Row(elem_id="train-asked", elem_classes="asked-row"):
         where = _plain(gr.Dropdown(list(session.spaces()), value=space, label="Space", filterable=False, min_width=130))
         teacher = _plain(gr.Dropdown(names, value=names[0], label="Teacher", filterable=False, min_width=130))
-        recipe = _plain(gr.Dropdown(known, value=known[0], label="Recipe", filterable=False, min_width=130, elem_id="recipe"))
+        recipe = _plain(gr.Dropdown(known, value=FIRST, label="Recipe", filterable=False, min_width=130, elem_id="recipe"))
         seconds = _plain(gr.Number(60, label="Seconds of training", min_width=90, elem_id="train-seconds"))
         seed = _plain(gr.Number(0, label="Seed", min_width=70))
         name = _plain(gr.Textbox("", label="Name", placeholder="recipe and number", max_lines=1, min_width=130))
         begin = gr.Button("Start", variant="primary", elem_id="start-run", min_width=80, scale=0)
     with gr.Accordion("Switches of the recipe", open=False, elem_id="switches"):
-        about = gr.HTML(_about(known[0]), container=False, padding=False)
-        shown = _form(space, names[0], known[0])
+        about = gr.HTML(_about(space, names[0], FIRST), container=False, padding=False)
+        shown = _form(space, names[0], FIRST)
         with gr.Row(elem_classes="switch-row"):
-            numbers = [_plain(gr.Number(**field, min_width=120)) for field in shown[:NUMBERS]]
+            numbers = [_plain(gr.Textbox(**field, max_lines=1, min_width=120)) for field in shown[:NUMBERS]]
         with gr.Row(elem_classes="switch-row"):
             flags = [_plain(gr.Checkbox(**field, min_width=120)) for field in shown[NUMBERS:]]
     said = gr.HTML(pages.say(HINT), elem_id="train-said", container=False, padding=False)
@@ -141,36 +143,41 @@ def _switches(space: str, teacher: str, recipe: str) -> dict[str, tuple[type, An
 
 
 def _form(space: str, teacher: str, recipe: str) -> list[dict[str, Any]]:
-    """Label, value and visibility of every field."""
+    """Label, value and visibility of every field; an empty number is the default, or left open where there is none."""
     known = _switches(space, teacher, recipe)
     halves = []
     for flag, most in ((False, NUMBERS), (True, FLAGS)):
-        made = [
-            {
-                "label": key.replace("_", " ") + " (0: left open)" * (value is None),
-                "value": 0 if value is None else value,
-                "visible": True,
-            }
-            for key, (kind, value) in known.items()
-            if (kind is bool) == flag
-        ]
-        halves += made + [{"label": "", "value": flag and None, "visible": False}] * (most - len(made))
+        found = [(key.replace("_", " "), value) for key, (kind, value) in known.items() if (kind is bool) == flag]
+        if flag:
+            made = [{"label": name, "value": value, "visible": True} for name, value in found]
+        else:
+            texts = [(name, "" if value is None else str(value)) for name, value in found]
+            made = [{"label": name, "value": text, "placeholder": text or "open", "visible": True} for name, text in texts]
+        halves += made + [{"label": "", "value": None if flag else "", "visible": False}] * (most - len(made))
     return halves
 
 
-def _about(recipe: str) -> str:
+def _about(space: str, teacher: str, recipe: str) -> str:
     chosen = get(recipe)
-    return pages.note(f"{chosen.summary} ({chosen.paper})")
+    wrong = misfits(chosen, session.load(session.entry_of(space, teacher).name))
+    told = pages.note(f"It does not fit this teacher: {'; '.join(wrong)}.", wrong=True) if wrong else ""
+    return pages.note(f"{chosen.summary} ({chosen.paper})") + told
+
+
+def _models(space: str) -> list[str]:
+    """What can be distilled or adapted: the teachers of a space, then its students, which some recipes start from."""
+    found = laboratory.teachers(space)
+    return [*found, *(entry.name for entry in session.spaces()[space] if entry.name not in found)]
 
 
 def _moved(space: Any) -> dict:
-    names = laboratory.teachers(space) if space in session.spaces() else []
+    names = _models(space) if space in session.spaces() else []
     return gr.update(choices=names, value=names[0] if names else None)
 
 
 def _formed(space: Any, teacher: Any, recipe: Any) -> list:
     try:
-        return [_about(recipe), *(gr.update(**field) for field in _form(space, teacher, recipe))]
+        return [_about(space, teacher, recipe), *(gr.update(**field) for field in _form(space, teacher, recipe))]
     except Exception as error:
         return [_told(error), *[gr.skip()] * (NUMBERS + FLAGS)]
 
@@ -190,15 +197,26 @@ def wanted(space: Any, teacher: Any, recipe: Any, values: Any) -> dict[str, Any]
     options = {}
     for key, value in given.items():
         kind, default = known[key]
-        if value is None or value == "" or value == (0 if default is None else default):  # a number field cannot be empty
+        value = value.strip() if isinstance(value, str) else value
+        if value is None or value == "" or value == default:
             continue
         if kind is bool:
             options[key] = bool(value)
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise WorkbenchError(f"{key} is {str(value)[:40]!r}, but must be a number.")
-        options[key] = check_count(key, value, 0) if kind is int else float(value)
+        number = _number(key, value)
+        if number != default:
+            options[key] = check_count(key, int(number) if number.is_integer() else number, 0) if kind is int else number
     return options
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise WorkbenchError(f"{key} is {str(value)[:40]!r}, but must be a number.")
+    return number
 
 
 def _start(chosen: Any, overlaid: Any, said: Any, space: Any, teacher: Any, recipe: Any, seconds: Any, seed: Any, name: Any, *rest: Any) -> dict:  # fmt: skip

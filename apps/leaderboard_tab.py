@@ -17,7 +17,11 @@ from workbench.views.leaderboard import COLUMNS, cells
 log = logging.getLogger("workbench.app")
 ALL = "all"
 KINDS = (ALL, "benchmark", "bundled", "your own")
-HINT = "Click a row to see its student in Compare, or to train one in Distill; the three dots of a heading sort the table."
+CLICK = "a click"  # heading of the column that says where a click on the row leads
+SEE, TRAIN, TELL = "opens Compare", "opens Distill", "not drawn"
+HEADINGS = [*list(COLUMNS)[:2], CLICK, *list(COLUMNS)[2:]]
+HINT = f"The column “{CLICK}” says where a click on a row leads; the three dots of a heading sort the table."
+UNDRAWN = "Samples of {spaces} cannot be drawn: the app draws points of two numbers and images. A click on such a row tells the command that trains one."
 MEANING = (
     "Distance / floor is the sliced Wasserstein distance to exact draws (for images: the Fréchet distance) over the same distance of two "
     "sets of real samples: 1 is the best there is. Modes is recall for images. Training seconds are of one processor thread in the benchmark."
@@ -35,11 +39,11 @@ def build(tab: gr.Tab, tabs: gr.Tabs, compare: compare_tab.Door, distill: distil
     with gr.Row(elem_id="board-offer", visible=False) as offer:
         train = gr.Button("Train it in Distill", variant="primary", elem_id="board-train", scale=0)
     table = gr.DataFrame(
-        None, headers=list(COLUMNS), interactive=False, show_label=False, elem_id="board-table", max_height=430,
-        show_search="none", type="array", buttons=[], datatype=["str" if digits is None else "number" for _, digits in COLUMNS.values()],
+        None, headers=HEADINGS, interactive=False, show_label=False, elem_id="board-table", max_height=430,
+        show_search="none", type="array", buttons=[], datatype=["str" if name == CLICK or COLUMNS[name][1] is None else "number" for name in HEADINGS],
         column_widths=WIDTHS,
     )  # fmt: skip
-    gr.HTML(pages.note(MEANING), container=False, padding=False)
+    gr.HTML(pages.note(MEANING), elem_id="board-meaning", container=False, padding=False)
     figure = gr.Plot(visible=False, show_label=False, container=False, elem_id="board-figure")
     chosen, wanted = gr.State(None), gr.State(None)  # what to train, (space, recipe); to open, (model, evaluations, click)
 
@@ -53,7 +57,7 @@ def build(tab: gr.Tab, tabs: gr.Tabs, compare: compare_tab.Door, distill: distil
     train.click(_to_distill, chosen, [tabs, said, *distill.controls], **_light())
 
 
-WIDTHS = [f"{width}px" for width in (165, 150, 55, 145, 65, 90, 75, 105, 85, 85, 85, 100, 165)]
+WIDTHS = [f"{width}px" for width in (140, 124, 130, 52, 134, 50, 92, 72, 114, 82, 80, 86, 92, 128)]
 
 
 def _light(name: str | None = None) -> dict[str, Any]:
@@ -108,21 +112,25 @@ def _shown(space: Any, count: Any, kind: Any, word: Any) -> list[Any]:
         found, why = entries()
         spaces = [ALL, *dict.fromkeys(one.space for one in found)]
         kept = chosen(found, space, count, kind, word)
-        told = why or (HINT if kept else "No row is left: change the filters.")
-        said = pages.error(why) if why else pages.say(told)
+        undrawn = [name for name in dict.fromkeys(one.space for one in kept) if name not in session.spaces()]
+        hint = f"{HINT} {UNDRAWN.format(spaces=' and '.join(undrawn))}" if undrawn else HINT
+        said = pages.say(" ".join(filter(None, [why, hint if kept else "No row is left: change the filters."])))
+        students = _students()
         drawn = _figure(kept, 1 if count == ALL else int(count))
         return [
-            gr.update(choices=spaces), [_row(one) for one in kept], gr.update(value=drawn, visible=drawn is not None),
+            gr.update(choices=spaces), [_row(one, students) for one in kept], gr.update(value=drawn, visible=drawn is not None),
             said, gr.update(visible=False),
         ]  # fmt: skip
     except Exception as error:
         return [gr.skip()] * 3 + [_told(error), gr.skip()]
 
 
-def _row(entry: bench.Entry) -> list[Any]:
+def _row(entry: bench.Entry, students: dict[tuple[str, str], str]) -> list[Any]:
     made = cells(entry)
     made[-1] = entry.failed or entry.model or ""
-    return made
+    drawn = entry.space in session.spaces()
+    there = (entry.source in KINDS[2:] and entry.model) or (entry.space, entry.recipe) in students
+    return [*made[:2], TELL if not drawn else SEE if there else TRAIN, *made[2:]]
 
 
 def _figure(kept: Sequence[bench.Entry], count: int) -> Any:
@@ -134,24 +142,24 @@ def _figure(kept: Sequence[bench.Entry], count: int) -> Any:
 
 def student_of(space: str, recipe: str) -> str | None:
     """Name of a student of this recipe in the zoo: the user's own before a bundled one; None if there is none."""
-    found = [
-        (entry.source != "user", entry.name)
-        for entry in zoo.catalog()
-        if entry.role == "student" and entry.space == space and (entry.card or {}).get("recipe") == recipe
-    ]
-    return min(found)[1] if found else None
+    return _students().get((space, recipe))
+
+
+def _students() -> dict[tuple[str, str], str]:
+    """(space, recipe) -> the student that a row of it opens."""
+    known = [entry for entry in zoo.catalog() if entry.role == "student" and (entry.card or {}).get("recipe")]
+    order = sorted(known, key=lambda entry: (entry.source != "user", entry.name), reverse=True)  # the first is set last
+    return {(entry.space, entry.card["recipe"]): entry.name for entry in order}
 
 
 def _picked(wanted: Any, event: gr.SelectData) -> list[Any]:
     """A click on a row: its student if there is one, else the offer to train it."""
     try:
-        row = dict(zip(COLUMNS, event.row_value, strict=True))
+        row = dict(zip(HEADINGS, event.row_value, strict=True))
         space, recipe = str(row["space"]), str(row["recipe"])
         model = row["note"] if row["from"] in KINDS[2:] and row["note"] else student_of(space, recipe)
         if space not in session.spaces():
-            text = (
-                f"The app draws no samples of {space}: workbench distill {space} {recipe} trains such a student in a terminal."
-            )
+            text = f"{UNDRAWN.format(spaces=space).partition(' A click')[0]} In a terminal, workbench distill {space} {recipe} trains such a student."
             return [pages.say(text), gr.update(visible=False), gr.skip(), None, gr.skip()]
         if model is not None:
             number = wanted[2] + 1 if wanted else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -13,8 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from apps import laboratory, pages, session
-from apps.laboratory import FITTED, HAND, LIMITS, MOST_STEPS, Asked, Page, Result
+from apps import laboratory, pages, plan_pages, session
+from apps.laboratory import FITTED, HAND, LIMITS, MOST_STEPS, Asked, Page
 from workbench import views
 from workbench.errors import WorkbenchError
 from workbench.samplers import SAMPLERS
@@ -189,8 +188,11 @@ def _answer(parts: dict, page: Page, asked: Asked, number: int, light: bool, ack
                 yield {parts["said"]: pages.say(f"Running {name}.")}
         found[name] = result
         if name == asked.chosen:
-            yield {parts["samples"]: _pictures(asked, result, solution)}
-    update = {parts["table"]: _table(asked, plans, found, wrong), parts["said"]: pages.say(_summary(found, asked), done=True)}
+            yield {parts["samples"]: plan_pages.pictures(asked, result, solution)}
+    update = {
+        parts["table"]: plan_pages.table(asked, plans, found, wrong),
+        parts["said"]: pages.say(plan_pages.summary(found, asked), done=True),
+    }
     if not light:
         plan = plans.get(asked.chosen)
         figure = (
@@ -204,54 +206,6 @@ def _answer(parts: dict, page: Page, asked: Asked, number: int, light: bool, ack
     if ack is not None:
         update |= {parts["board"]: {**laboratory.board(asked, plans), "ack": ack}, parts["chosen"]: shown, **first}
     yield update
-
-
-def _summary(found: dict[str, Result], asked: Asked) -> str:
-    if not found:
-        return "None of these schedules can be run with this sampler."
-    best = min(found, key=lambda name: found[name].error)
-    return f"Least error with {asked.sampler} at {asked.steps} steps: {best}, {found[best].error:.4g} (n = {asked.setup.count}, seed {asked.setup.seed})."
-
-
-def _table(asked: Asked, plans: dict, found: dict[str, Result], wrong: dict[str, str]) -> str:
-    look = laboratory.palette(list(asked.names))
-    top = max([result.error for result in found.values() if math.isfinite(result.error)], default=0.0) or 1.0
-    best = min((result.error for result in found.values()), default=None)
-    lines = []
-    for name in asked.names:
-        head = f"<th>{pages.chip(look[name][0])}{escape(name)}</th>"
-        if name not in found:
-            lines.append(f'<tr>{head}<td colspan="3" class="left">{escape(wrong.get(name, ""))}</td></tr>')
-            continue
-        error, text = found[name].error, f"{found[name].error:.4g}"
-        wide = 100 * min(1.0, error / top) if math.isfinite(error) else 100
-        bar = f'<span class="meter"><i style="width:{wide:.1f}%;background:{look[name][0]}"></i></span>'
-        number = f"<b>{text}</b>" if error == best else text
-        lines.append(
-            f'<tr class="{"chosen" if name == asked.chosen else ""}">{head}<td class="meter-cell">{bar}</td><td>{number}</td><td>{found[name].nfe}</td></tr>'
-        )
-    noise = (
-        " This sampler adds noise, which counts as error here."
-        if any(laboratory.noisy(plan) for plan in plans.values())
-        else ""
-    )
-    told = f"RMS distance to {laboratory.describe_fine()} from the same noise, n = {asked.setup.count}, seed {asked.setup.seed}.{noise}"
-    return (
-        f'<div class="scroll"><table class="figures errors"><thead><tr><th>schedule</th><th colspan="2">error ↓</th><th>nfe</th></tr></thead>'
-        f'<tbody>{"".join(lines)}</tbody></table></div><div class="ran">{escape(told)}</div>'
-    )
-
-
-def _pictures(asked: Asked, result: Result, solution: Any) -> str:
-    look = laboratory.palette(list(asked.names))
-    crisp = " crisp" if session.is_image(asked.setup.space) else ""
-    pairs = ((asked.chosen, result.x, look[asked.chosen][0]), ("fine solution", solution, views.style.PALETTE[0]))
-    made = "".join(
-        f'<figure><img class="{crisp}" alt="{escape(name)}, {asked.setup.count} samples" src="{laboratory.picture(asked, x, color)}">'
-        f"<figcaption>{pages.chip(color)}{escape(name)}</figcaption></figure>"
-        for name, x, color in pairs
-    )
-    return f'<div class="seen">{made}</div>'
 
 
 def _stepped(parts: dict, page: Page, *values: Any) -> Iterator[dict]:

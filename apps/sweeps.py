@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
@@ -161,4 +162,11 @@ def _which(shown: Shown | None, model: Any, counts: Any, size: Any) -> Iterator[
 def _drawn(rows: list[Any], due: bool) -> list[Any]:
     if not due or not any(row.value == row.value for row in rows):
         return [gr.skip(), gr.skip()]
-    return [gr.update(value=views.sampler_map(rows), visible=True), gr.update(value=views.quality(rows), visible=True)]
+    figures = [views.sampler_map(rows), views.quality(rows)]
+    for figure in figures:  # side by side there is room for so many letters
+        lines = textwrap.wrap(figure.layout.title.text, 62)
+        more = 18 * (len(lines) - 1)
+        figure.update_layout(
+            title_text="<br>".join(lines), height=figure.layout.height + more, margin_t=figure.layout.margin.t + more
+        )
+    return [gr.update(value=figure, visible=True) for figure in figures]

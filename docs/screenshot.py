@@ -6,8 +6,10 @@ python docs/screenshot.py FOLDER      every tab at 1440, 1024 and 390 pixels, li
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -32,9 +34,19 @@ def opened(browser: Browser, url: str, query: str = "", width: int = 1440, heigh
     return page
 
 
+def turn(page: Page, tab: str) -> None:
+    """Open a tab, from the menu of those that a narrow page has no room for if it is there."""
+    if page.get_by_role("tab", name=tab, exact=True).count():
+        page.get_by_role("tab", name=tab, exact=True).click()
+        return
+    menu = page.locator(".overflow-menu").filter(has=page.get_by_role("button", name=tab, exact=True, include_hidden=True))
+    menu.get_by_label("More tabs").click()
+    menu.get_by_role("button", name=tab, exact=True).click()
+
+
 def show(page: Page, tab: str) -> None:
-    """Open a tab and wait for what it draws."""
-    page.get_by_role("tab", name=tab, exact=True).click()
+    """Open a tab of Compare and wait for what it draws."""
+    turn(page, tab)
     if tab == "One sample":
         page.locator("#picture-0 canvas").click(position={"x": 150, "y": 40})
         page.wait_for_selector("#curves .js-plotly-plot")
@@ -50,11 +62,32 @@ def show(page: Page, tab: str) -> None:
 
 
 def fitted(page: Page) -> None:
-    """The other tab of the app, after a plan has learned."""
-    page.get_by_role("tab", name="Schedules", exact=True).click()
+    """The tab Schedules, after a plan has learned."""
+    turn(page, "Schedules")
     page.wait_for_selector("#plan-said [data-done='1']")
     page.click("#fit")
     page.wait_for_selector("#fit-said [data-done='1']")
+    page.wait_for_timeout(1500)
+
+
+def trained(page: Page, seconds: int) -> None:
+    """The tab Distill with its switches open, after a run."""
+    turn(page, "Distill")
+    page.locator("#switches > button").click()
+    page.locator("#train-seconds input").fill(str(seconds))
+    page.locator("#train-seconds input").blur()
+    page.click("#start-run")
+    page.wait_for_selector("#run-status tr:first-child .state[data-state=done]")
+    page.wait_for_timeout(1500)
+
+
+def ranked(page: Page) -> None:
+    """The tab Leaderboard, after a click on a row whose samples are not drawn, if it has one."""
+    turn(page, "Leaderboard")
+    page.wait_for_selector("#board-figure .js-plotly-plot")
+    row = page.locator("#board-table [role=gridcell]").get_by_text("mixture64", exact=True)
+    if row.count():
+        row.first.click()
     page.wait_for_timeout(1500)
 
 
@@ -81,6 +114,8 @@ def for_the_site(browser: Browser, url: str) -> None:
     page = opened(browser, url, PLANE, height=1100)
     fitted(page)
     photograph(page, HERE / "screenshots" / "schedules.png", whole=True)
+    ranked(page)
+    photograph(page, HERE / "screenshots" / "leaderboard.png", whole=True)
     page.close()
 
 
@@ -94,11 +129,22 @@ def for_a_reviewer(browser: Browser, url: str, folder: Path) -> None:
                 photograph(page, folder / f"{width}-{theme}-{tab.split()[0].lower()}.png", whole=True)
             fitted(page)
             photograph(page, folder / f"{width}-{theme}-schedules.png", whole=True)
+            trained(page, 10)
+            photograph(page, folder / f"{width}-{theme}-distill.png", whole=True)
+            ranked(page)
+            photograph(page, folder / f"{width}-{theme}-leaderboard.png", whole=True)
             page.close()
 
 
 def main() -> None:
-    """Start the app and photograph it."""
+    """Start the app and photograph it; what it trains goes into a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["WORKBENCH_HOME"] = home
+        photograph_all()
+
+
+def photograph_all() -> None:
+    """Serve the app, for the site or for a reviewer."""
     demo = build()
     _, url, _ = demo.launch(prevent_thread_lock=True, **settings())
     with sync_playwright() as playwright:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from workbench import metrics, plans, zoo
+from workbench import metrics, zoo
 from workbench.callable_module import make_callable
 from workbench.denoiser import Denoiser
 from workbench.errors import WorkbenchError, check_count
@@ -30,7 +30,7 @@ class Column:
 
     Attributes:
         model: a denoiser, or a name from `workbench.catalog()`. label: shown in the table; the model's name by default.
-        sampler, schedule, steps, guidance, options: as for `workbench.sample`; a schedule may also be `saved:NAME` (`workbench.plans`).
+        sampler, schedule, steps, guidance, options: as for `workbench.sample`.
         source: the name by which the model was loaded, or None for one that was handed over.
     """
 
@@ -51,8 +51,6 @@ class Column:
 
     def plan(self) -> Plan:
         """The plan it runs."""
-        if plans.is_saved(self.schedule):
-            return plans.plan_of(self.schedule, self.model, self.steps, self.sampler, **self.options)
         return plan_for(self.model, self.steps, self.sampler, self.schedule, **self.options)
 
     def scale(self) -> float:

@@ -10,7 +10,6 @@ pytest.importorskip("gradio_client")
 from apps import leaderboard_tab, session
 from workbench.bench import recipes as bench
 from workbench.errors import UnknownName
-from workbench.views.leaderboard import COLUMNS
 
 
 def row(recipe, space, ratio):
@@ -34,7 +33,7 @@ def stored(tmp_path, monkeypatch, home):
 
 def clicked(recipe, space, **more):
     given = {"recipe": recipe, "space": space, "NFE": 1, "from": "benchmark", "note": "", **more}
-    return leaderboard_tab._picked(None, SimpleNamespace(row_value=[given.get(name) for name in COLUMNS]))
+    return leaderboard_tab._picked(None, SimpleNamespace(row_value=[given.get(name) for name in leaderboard_tab.HEADINGS]))
 
 
 def test_the_table_holds_benchmark_and_zoo_the_best_first(stored):
@@ -81,6 +80,15 @@ def test_a_row_leads_to_its_student_to_distill_or_to_a_command(stored):
     )
     said, offer, _, train, _ = clicked("ect", "mixture64")
     assert train is None and not offer["visible"] and "workbench distill mixture64 ect" in said
+
+
+def test_every_row_says_what_a_click_does(stored):
+    _, table, _, said, _ = leaderboard_tab._shown("all", "1", "all", "")
+    told = {(one[0], one[1]): one[leaderboard_tab.HEADINGS.index("a click")] for one in table}
+    assert told["ect", "mixture64"] == "not drawn" and told["boot", "eight_gaussians"] == "opens Distill"
+    assert told["dmd2", "digits"] == "opens Compare" and all(told.values())
+    assert "Samples of mixture64 cannot be drawn" in said
+    assert "cannot be drawn" not in leaderboard_tab._shown("eight_gaussians", "1", "all", "")[3]
 
 
 def test_a_student_is_set_beside_its_teacher(home):

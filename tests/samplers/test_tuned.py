@@ -183,17 +183,17 @@ def test_local_errors_are_equal_on_other_noise(sampler: str, steps: int) -> None
     times = tuned.tuned("equal_error", TEACHER, steps, sampler=sampler)
     other = follow(TEACHER, fine.fine_grid(TEACHER.path, 200), 512, seed=11)
     same = follow(TEACHER, fine.fine_grid(TEACHER.path, 200), 256, seed=0)
-    errors = equal_error.local_errors(plan(sampler, "linear", schedule=times), TEACHER, same)
+    errors = equal_error.errors_on(same, plan(sampler, "linear", schedule=times), TEACHER)
     assert float((errors / errors.mean() - 1).abs().max()) < 0.05
-    errors = equal_error.local_errors(plan(sampler, "linear", schedule=times), TEACHER, other)
+    errors = equal_error.errors_on(other, plan(sampler, "linear", schedule=times), TEACHER)
     assert float((errors / errors.mean() - 1).abs().max()) < 0.25
-    uniform = equal_error.local_errors(plan(sampler, "linear", steps), TEACHER, same)
+    uniform = equal_error.errors_on(same, plan(sampler, "linear", steps), TEACHER)
     assert uniform.max() > 2 * uniform.min()
 
 
 def test_local_errors_of_euler_on_gaussian_data() -> None:
     made, times = follow(GAUSSIAN, fine.fine_grid(GAUSSIAN.path, 400)), torch.linspace(1, 0, 5, dtype=torch.float64)
-    errors = equal_error.local_errors(plan("euler", "linear", schedule=times), GAUSSIAN, made)
+    errors = equal_error.errors_on(made, plan("euler", "linear", schedule=times), GAUSSIAN)
     a, s = 1 - times, times
     scale, gain = (0.25 * a**2 + s**2).sqrt(), 0.25 * a / (0.25 * a**2 + s**2)
     kept = s[1:] / s[:-1]

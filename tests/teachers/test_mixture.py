@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import workbench as wb
 from workbench import paths
@@ -33,6 +34,18 @@ def brute_force(density: Tensor, points: Tensor, x: Tensor, alpha: float, sigma:
     )
     joint = likelihood * density * cell
     return (joint @ points) / joint.sum(1, keepdim=True), joint.sum(1)
+
+
+class Sizes(TorchDispatchMode):
+    """Remembers the size of the largest tensor that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, given=(), named=None):
+        made = function(*given, **(named or {}))
+        if isinstance(made, Tensor) and made.untyped_storage().size() > 0:
+            self.largest = max(self.largest, made.untyped_storage().size() // made.element_size())
+        return made
 
 
 @every_path
@@ -129,6 +142,28 @@ def test_sample_moments() -> None:
     only = FULL.sample(n // 4, seed=3, cond=0)
     assert (only.mean(0) - means[0]).abs().max() < 5 * math.sqrt(0.3 / (n // 4))
     assert torch.equal(FULL.sample(5, seed=1), FULL.sample(5, seed=1))
+
+
+def test_samples_of_full_covariances_are_drawn_mode_by_mode() -> None:
+    """As with a matrix for every draw, which 100 000 draws of 64 numbers have no room for."""
+    teacher, n, d = ANALYTIC["mixture64"](), 4000, 64
+    rng = torch.Generator().manual_seed(7)
+    mode = torch.multinomial(teacher.weights.expand(n, -1), 1, generator=rng).squeeze(1)
+    z = torch.randn(n, d, generator=rng, dtype=F64) * teacher.spectrum[mode].sqrt()
+    sizes = Sizes()
+    with sizes:
+        x, labels = teacher.sample(n, seed=7, labels=True)
+    assert torch.equal(labels, mode) and sizes.largest == n * d
+    first = slice(0, 200)
+    turned = torch.einsum("nij,nj->ni", teacher.axes[mode[first]], z[first])
+    assert torch.allclose(x[first], teacher.means[mode[first]] + turned, atol=1e-13)
+    for k in (0, 9):
+        mine = x[mode == k]
+        covariance = teacher.axes[k] @ torch.diag(teacher.spectrum[k]) @ teacher.axes[k].T
+        deviation = covariance.diagonal().sqrt()
+        assert ((mine.mean(0) - teacher.means[k]).abs() < 5 * deviation / math.sqrt(len(mine))).all()
+        allowed = 6 * deviation[:, None] * deviation / math.sqrt(len(mine))  # 4096 entries, of standard error at most sqrt(2)
+        assert ((mine.T.cov() - covariance).abs() < math.sqrt(2) * allowed).all()
 
 
 @pytest.mark.parametrize("name", ANALYTIC)

@@ -9,8 +9,8 @@ import pytest
 
 from workbench.errors import UnknownName, WorkbenchError
 from workbench.sweep import SweepRow, collect, sweep
-from workbench.views import sketch
-from workbench.views.quality import findings, quality, sampler_map
+from workbench.views import quality, sampler_map, sketch
+from workbench.views.findings import findings
 
 ALLOWED = {"scatter", "scattergl", "heatmap", "contour", "bar", "image"}
 

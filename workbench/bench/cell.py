@@ -77,7 +77,7 @@ def one_step_only(recipe: Recipe) -> bool:
     if times is not None:
         return len(times) == 1
     if not isinstance(objective, Pointwise):
-        return False
+        return getattr(getattr(objective, "sampling", None), "steps", 0) == 1
     return isinstance(objective.start, FromPrior) or getattr(objective.times, "share", None) == 0.0
 
 

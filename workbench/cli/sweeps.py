@@ -63,7 +63,7 @@ def _cell(row: SweepRow, name: str) -> Any:
 
 
 def _notes(rows: Sequence[SweepRow], cond: str) -> str:
-    from workbench.views.quality import findings
+    from workbench.views.findings import findings
 
     first, labels = rows[0], list(dict.fromkeys(row.label for row in rows))
     asked = {"all": "every class in turn", "none": "no class"}.get(cond, f"class {cond}")
@@ -140,7 +140,7 @@ def page(rows: list[SweepRow], command: str) -> str:
 
 
 def _figures(rows: list[SweepRow]) -> list[go.Figure]:
-    from workbench.views.quality import quality, sampler_map
+    from workbench.views import quality, sampler_map
 
     labels = dict.fromkeys(row.label for row in rows)
     maps = [

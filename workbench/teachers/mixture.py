@@ -101,8 +101,10 @@ class Mixture:
         prior = self._log_prior(cond, n).exp()
         mode = torch.multinomial(prior, 1, generator=rng).squeeze(1)
         z = torch.randn(n, self.shape[0], generator=rng, dtype=torch.float64) * self.spectrum[mode].sqrt()
-        if self.axes is not None:
-            z = torch.einsum("nij,nj->ni", self.axes[mode], z)
+        if self.axes is not None:  # mode by mode: a matrix for every draw would be n d^2 numbers
+            for k in mode.unique().tolist():
+                drawn = mode == k
+                z[drawn] = z[drawn] @ self.axes[k].T
         x = self.means[mode] + z
         return (x, self.labels[mode]) if labels and self.labels is not None else x
 

@@ -10,7 +10,8 @@ from workbench.views.leaderboard import leaderboard, leaderboard_table
 from workbench.views.motion import motion, principal
 from workbench.views.points import Density, nearest, particles, points_image
 from workbench.views.precision import precision_curve
-from workbench.views.quality import quality, sampler_map
+from workbench.views.quality import quality
+from workbench.views.sampler_map import sampler_map
 from workbench.views.schedule import log_snr, plan_table, schedules
 from workbench.views.stability import stability_regions
 from workbench.views.style import colors

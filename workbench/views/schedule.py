@@ -97,7 +97,10 @@ def plan_table(plan: Plan) -> go.Figure:
         ticks.append(f"{index}: t = {stage.t:.3g} → {stage.to:.3g}, {stage.kind}{', helper' if stage.inner else ''}")
     largest = max(max(abs(value) for value in row) for row in rows) or 1.0
     figure = style.figure(
-        f"What does one update read? {plan}", "term of the update (coefficient)", "evaluation", 90 + 24 * min(len(rows), 30)
+        f"What does one update read? {plan}",
+        "term of the update (coefficient)",
+        "evaluation" if len(rows) > 2 else "",
+        90 + 24 * min(len(rows), 30),
     )
     figure.add_trace(
         go.Heatmap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Iterable
@@ -95,3 +96,11 @@ def dress(panels: go.Figure, look: go.Figure) -> go.Figure:
     panels.update_layout(legend={"y": -46 / (layout["height"] - 130)})  # as many pixels below as in a figure of one panel
     panels.update_xaxes(**axis, title={"font": {"size": 12}, "standoff": 6})
     return panels.update_yaxes(**axis, title={"font": {"size": 12}, "standoff": 6})
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Values to mark on a logarithmic axis: 1, 2 and 5 of each power of ten, or the powers alone where there would be more than 9."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5)]
+    shown = [tick for tick in ticks if low / 2 <= tick <= 2 * high]
+    return shown if len(shown) <= 9 else [tick for tick in shown if math.log10(tick).is_integer()]

@@ -45,14 +45,14 @@ def training_curves(
     if number not in (known := numbers_of(runs)):
         raise unknown("number", number, known)
     figure = style.figure(f"Does {number} still fall?", AXES[axis], number, height=330)
-    palette, least, floors = palette or style.colors(runs), math.inf, []
+    palette, seen, floors = palette or style.colors(runs), [], []
     for label, rows in runs.items():
         kept = [row for row in rows if number in row and math.isfinite(row[number])]
         if not kept:
             continue
         x, y = [row[axis] for row in kept], [float(row[number]) for row in kept]
         floors += [float(row[f"{number}_floor"]) for row in kept if f"{number}_floor" in row]
-        least = min(least, *y, *floors)
+        seen += y
         bold = list(y)
         for k in range(1, len(y)):
             bold[k] = smooth * bold[k - 1] + (1 - smooth) * y[k]
@@ -69,6 +69,10 @@ def training_curves(
                 x=[min(ends), max(ends)], y=[floor, floor], mode="lines", line=line, name=f"noise floor {floor:.3g}"
             )
         )  # fmt: skip
-    if 0 < least < math.inf:
+    seen += floors
+    if seen and min(seen) > 0:
         figure.update_yaxes(type="log", exponentformat="power", nticks=6)
+        if max(seen) > 4 * min(seen):  # else plotly's own ticks, which are evenly spaced, say more
+            marks = style.log_ticks(min(seen), max(seen))
+            figure.update_yaxes(tickvals=marks, ticktext=[f"{mark:g}" for mark in marks])
     return figure.update_layout(showlegend=True)

@@ -22,6 +22,7 @@ from workbench.views import notebook
 from workbench.views.points import Density
 from workbench.widgets.columns import ColumnView
 from workbench.widgets.controls import Controls
+from workbench.widgets.kernel import exhaust, running_loop, tell
 from workbench.widgets.parts import Figure, sentence, told
 from workbench.widgets.runs import QUICK, Asked, Recorder, aligned
 from workbench.widgets.still import portrait, static
@@ -177,10 +178,10 @@ class Explorer(ipw.VBox):
         with contextlib.suppress(KeyboardInterrupt):
             for text in self._frames(self._recorder.missing(self._asked)):
                 if time.monotonic() - began > PATIENCE:
-                    said = _tell(f"{text}. Interrupt the kernel to stop.", said)
+                    said = tell(f"{text}. Interrupt the kernel to stop.", said)
         self._finish()
         if said is not None:
-            _tell(f"Ran in {time.monotonic() - began:.1f} s.", said)
+            tell(f"Ran in {time.monotonic() - began:.1f} s.", said)
 
     @_guarded
     def _changed(self, _: Any = None) -> None:
@@ -189,11 +190,11 @@ class Explorer(ipw.VBox):
         self._asked, self.error = self._ask(), None
         self._prepare()
         seconds = self._recorder.seconds
-        _exhaust(self._frames([k for k in self._recorder.missing(self._asked) if seconds.get(k, 1.0) < QUICK]))
+        exhaust(self._frames([k for k in self._recorder.missing(self._asked) if seconds.get(k, 1.0) < QUICK]))
         rest = self._recorder.missing(self._asked)
-        loop = _running_loop()
+        loop = running_loop()
         if not rest or loop is None:
-            _exhaust(self._frames(rest))
+            exhaust(self._frames(rest))
             self._finish()
         else:
             self._redraw()
@@ -272,7 +273,7 @@ class Explorer(ipw.VBox):
             self.controls.reach(max(len(run) for run in runs.values()) - 1)
             self._curves()
         self._redraw()
-        if (loop := _running_loop()) is not None:
+        if (loop := running_loop()) is not None:
             self._ahead = loop.create_task(self._draw_ahead())
 
     def _fail(self, error: Exception) -> None:
@@ -368,30 +369,6 @@ class Explorer(ipw.VBox):
 
 def _row(*parts: ipw.Widget, name: str = "wb-row") -> ipw.Box:
     return ipw.Box(parts).add_class(name)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _exhaust(texts: Iterator[str]) -> None:
-    for _ in texts:
-        pass
-
-
-def _tell(text: str, handle: Any) -> Any:
-    """Say something below the running cell, or say it anew."""
-    from IPython.display import display
-
-    said = {"text/plain": text}
-    if handle is None:
-        return display(said, raw=True, display_id=True) or False
-    if handle:
-        handle.update(said, raw=True)
-    return handle
 
 
 def _density(teacher: Any, cond: Any) -> Density | None:
