@@ -68,7 +68,7 @@ def test_the_best_fashion_students_come_near_their_teacher():
     assert min(figure(name, 2, "frechet") for name in students) <= 1.2 * teacher
 
 
-@pytest.mark.parametrize("name", ["scm", "meanflow", "freeflow"])
+@pytest.mark.parametrize("name", ["slimflow", "scm", "meanflow", "freeflow"])
 def test_cards_hold_the_curve_of_training(name):
     """Frechet distance in one and two steps at four times or more, in order; the last is that of the card but for bfloat16."""
     card = bundled(f"fashion/{name}").card

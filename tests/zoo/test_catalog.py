@@ -19,7 +19,7 @@ from workbench.zoo import ANALYTIC, BUNDLED
 from workbench.zoo.build import BUILDS
 
 RECIPES = ("reflow", "consistency", "dmd2")
-FASHION = ("scm", "meanflow", "freeflow")
+FASHION = ("slimflow", "scm", "meanflow", "freeflow")
 CLASSIFIERS = ("digits-classifier", "fashion-classifier")
 LIMIT = 6 * 2**20
 

@@ -175,6 +175,13 @@ class Images:
         return self.held[seed]
 
 
+def draws(law: Mixture, seed: int) -> Any:
+    """Exact draws to train on, with their classes where there are any."""
+    if law.labels is not None:
+        return cell.data_of(law, seed)
+    return law.sample(50 * cell.N, seed=cell.DATA + seed).float()
+
+
 def sampled(model: Any, n: int, plan: Plan, k: int, cond: Tensor | None, guidance: float | None) -> Tensor:
     """n samples by a plan from the k-th noise."""
     noise = noise_for(model, n, cell.FIRST + k)
@@ -220,7 +227,7 @@ def run(arm: Arm, seconds: float, seed: int, folder: Path) -> dict[str, Any]:
         figures = measured(arm, teacher, judge)
         return {"figures": figures, "noise": round(judge.noise, 4), "sensible": True}
     trained_on = space(arm.data) if arm.data else law
-    data = cell.data_of(trained_on, seed) if isinstance(trained_on, Mixture) else None
+    data = draws(trained_on, seed) if isinstance(trained_on, Mixture) else None
     more = {"init": zoo.load(arm.init)} if arm.init else {}
     if arm.network:
         more["network"] = arm.network

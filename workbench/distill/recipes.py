@@ -267,6 +267,6 @@ def recipes() -> list[Recipe]:
     """Every recipe, by name.
 
     >>> [recipe.name for recipe in recipes()][:4]
-    ['agd', 'ayf', 'boot', 'cd']
+    ['agd', 'asd', 'ayf', 'boot']
     """
     return [RECIPES[name] for name in sorted(RECIPES)]

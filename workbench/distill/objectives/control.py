@@ -86,7 +86,9 @@ class NoiseConsistency:
 
     z ~ N(0, I), x = G(z), c read from x; z_k = sqrt(1 - s_k^2) z + s_k e, s_k = k / levels, is again normal, and less and less
     bound to c. With the adapter
+
         min  L_con = d(G(z_k, c), sg G(z_{k-1}, c))  subject to  L_bound = d(G(z, c), x) <= tolerance,
+
     by primal and dual steps: the adapter descends L_con + lam L_bound, and lam <- max(0, lam + rate (L_bound - tolerance)). Where
     both hold, independent (z, c) are mapped to p(x) p(c | x). Neither data nor the teacher is asked. Without a hint the student
     remains G. Distance, tolerance, rate and the number of levels are not published; those here are ours.

@@ -23,11 +23,13 @@ class Echo:
     """EchoDistill (arXiv 2510.20512): a few pictures become a new class, the last one, of teacher and student at once.
 
     At every step, c* the new class and c an old one:
+
         teacher   denoising on the pictures with c* + echo x denoising on the student's own samples of c*, the better half of them
                   by the discriminator + keep |D(x_t, c) - D_start(x_t, c)|^2
         student   gan x adversarial term on noised features + align |x - sg D(x_t, c*)|^2, x = G(z, c*)
                   + keep |G(z, c) - G_start(z, c)|^2
         discriminator, on features of the teacher as it was: the pictures against x
+
     The embedding of c* is one for both: after each step each takes the mean of the two. The paper does not publish its weights, its
     filter or its prior term; these are ours.
 

@@ -51,7 +51,9 @@ class PairwiseOptimisation:
     """DPO on the step kernels of a few-step student (PSO, arXiv 2410.03190, section 4).
 
     Online: two trajectories for each label, ranked by a reward; on each random step
+
         L = -log sigmoid(beta (log clip(rho_w, 1 - clip, 1 + clip) - log clip(rho_l, 1 - clip, 1 + clip)))
+
     with rho the ratio of the student's policy to the one it started as. Offline (personalisation) the winners are the data, the
     losers own samples, and a log-ratio is the difference of denoising errors at the sampler's times; the paper's
     prior-preservation term is left out.
@@ -158,7 +160,9 @@ class PreferenceDistillation:
 
     Two samples for each label, from noise n and `gain` n', are ranked by a reward, which need not have a gradient. Two critics
     learn the laws of the winners and of the losers. With delta = the teacher's x0 estimate - the critic's at shared t and eps,
+
         dL/dx_w = -delta_w,  dL/dx_l = +loser delta_l,
+
     score gaps of weight 1 on x0, delta_l shortened to the length of its pair's delta_w where it is longer: what drives samples away
     grows without bound otherwise (on eight Gaussians within 700 steps at loser = 0.3). The released surrogate has no gradient at all: it multiplies the gap by a difference that
     does not depend on the sample. Only the last step of the sampler has a gradient.

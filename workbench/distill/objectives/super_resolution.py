@@ -64,7 +64,9 @@ class SuperResolution:
     """Time-aware distillation for super-resolution (TAD-SR, arXiv 2408.07476).
 
     x_S = G(z, y) in one step, x_T = the teacher's deterministic answer in `solver_steps` steps for the same noise z and picture y.
+
         L = |x_S - x_T|^2 + score HSD + gan GAN,   dHSD/dx_S = w(t) [eps_phi(x_S, t) - eps_phi(x_T, t)]
+
     with one noise for both and t small, so that only what is fine counts; w = sigma / alpha makes it the difference of the
     residuals x - D(x_t). It is exactly 0 at x_S = x_T, which plain score distillation is not. The discriminator compares real
     pictures with x_S, both noised. The form of HSD is the best known one: the paper's code is not published.
