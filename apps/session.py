@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from workbench import plans, schedules, zoo
 from workbench.compare import Column
 from workbench.errors import WorkbenchError, check_count, unknown
+from workbench.files import home
 from workbench.samplers import SAMPLERS
 from workbench.samplers.sample import Sampling
 
@@ -46,11 +48,11 @@ class Setup:
 
 def spaces() -> dict[str, list[zoo.Entry]]:
     """Space -> entries that can be drawn (points in the plane or images), images first, teachers first."""
-    return _spaces(int(time.monotonic() // FRESH))
+    return _spaces(home(), int(time.monotonic() // FRESH))
 
 
 @functools.lru_cache(maxsize=2)
-def _spaces(_: int) -> dict[str, list[zoo.Entry]]:
+def _spaces(_: Path, __: int) -> dict[str, list[zoo.Entry]]:
     found: dict[str, list[zoo.Entry]] = {}
     for entry in zoo.catalog():
         if _fits(entry):
@@ -98,9 +100,13 @@ def entry_of(space: str, name: str) -> zoo.Entry:
     raise unknown(f"model of {space}", name, [entry.name for entry in known[space]])
 
 
-@functools.lru_cache(maxsize=32)
 def load(name: str) -> Any:
     """A model, loaded once and shared by every page; it is only read."""
+    return _load(home(), name)
+
+
+@functools.lru_cache(maxsize=32)
+def _load(_: Path, name: str) -> Any:
     return zoo.load(name)
 
 

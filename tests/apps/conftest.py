@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,20 @@ def served():
     _, url, _ = demo.launch(server_port=free_port(), prevent_thread_lock=True, **main.settings())
     yield demo, url
     main.close(demo)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Callable[[], Any]], None]:
+    """Wait for what another thread does; a machine that never comes so far fails here and does not hang."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                pytest.fail(f"not within {seconds:g} s")
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 import time
 from html import unescape
 from urllib.parse import parse_qsl
@@ -66,10 +67,10 @@ def test_generate_streams_every_step_and_ends_with_the_table(client, space):
     picked = session.defaults(space, 2)
     columns = [setting._replace(steps=min(setting.steps, 6)) for setting in picked]
     job = client.submit(*ask(space, ANY if space == "digits" else NONE, 8, 3, columns), api_name="/generate")
-    final = job.result(timeout=240)
+    final = job.result(timeout=240)  # the client keeps every message before this one, so `outputs` is whole
+    assert "Done in" in message(final), message(final)
     for k, setting in enumerate(columns):
         assert [frame["k"] for frame in frames_of(job.outputs(), k)] == list(range(setting.steps + 1))
-    assert "Done in" in message(final)
     table = str(value_of(final[TABLE]))
     assert "error to fine solution" in table and "nfe" in table and "diversity" in table
     assert all(f"<td>{setting.steps}</td>" in table for setting in columns)
@@ -175,16 +176,18 @@ def test_nan_is_refused_before_anything_runs():
 
 
 class Slow:
-    """The exact teacher, 50 ms an evaluation, counting its calls."""
+    """The exact teacher, 50 ms an evaluation, counting its calls; batches of `held` samples wait for `gate`."""
 
     def __init__(self, model):
-        self.model, self.calls = model, []
+        self.model, self.calls, self.held, self.gate = model, [], None, threading.Event()
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
     def __call__(self, x, t, cond=None):
-        self.calls.append(time.monotonic())
+        self.calls.append(len(x))
+        if len(x) == self.held:
+            self.gate.wait(120)
         time.sleep(0.05)
         return self.model(x, t, cond)
 
@@ -196,32 +199,35 @@ def slow(monkeypatch):
     for kept in (work.columns_of.cache_clear, work.pace_of.clear, work._fine.clear):
         kept()
     yield model
+    model.gate.set()
     for kept in (work.columns_of.cache_clear, work.pace_of.clear, work._fine.clear):
         kept()
 
 
-def test_a_stopped_run_evaluates_at_most_one_step_more(client, slow):
+def test_a_stopped_run_evaluates_at_most_one_step_more(client, slow, until):
     columns = [("eight_gaussians", "euler", OWN, session.MOST_STEPS, 1.0)] * 2
     job = client.submit(*ask(columns=columns), api_name="/generate")
-    while len(slow.calls) < 5:
-        time.sleep(0.02)
+    until(lambda: len(slow.calls) >= 5 and job.outputs())  # a client that has heard nothing yet does not know what to cancel
     job.cancel()
     stopped = len(slow.calls)
     time.sleep(1.0)
     assert len(slow.calls) <= stopped + 3 < session.MOST_STEPS
 
 
-def test_two_people_do_not_wait_for_or_disturb_each_other(served, slow, tmp_path):
+def test_two_people_do_not_wait_for_or_disturb_each_other(served, slow, tmp_path, until, monkeypatch):
+    monkeypatch.setattr(live, "QUICK", 1e9)
     one, other = (Client(served[1], verbose=False, download_files=str(tmp_path)) for _ in range(2))
-    busy = one.submit(
-        *ask(seed=1, columns=[("eight_gaussians", "euler", OWN, session.MOST_STEPS, 1.0)] * 2), api_name="/generate"
-    )
-    while len(slow.calls) < 3:
-        time.sleep(0.02)
+    slow.held = 9  # the first person's run stands still in its first evaluation
+    columns = [("eight_gaussians", "euler", OWN, session.MOST_STEPS, 1.0)] * 2
+    busy = one.submit(*ask(count=9, seed=1, columns=columns), api_name="/generate")
+    until(lambda: 9 in slow.calls)
     quick = other.submit(*ask(seed=2, columns=[("eight_gaussians", "euler", OWN, 2, 1.0)]), api_name="/live")
     quick.result(timeout=60)
-    assert not busy.done(), "the second person waited for the first"
+    assert not busy.done() and slow.calls.count(9) == 1, "the second person waited for the first"
     assert "seed=2" in latest(quick, LINK) and [f["k"] for f in frames_of(quick.outputs(), 0)] == [0, 1, 2]
+    slow.gate.set()
+    until(lambda: frames_of(busy.outputs(), 0))  # and goes on as if nothing had been
+    assert "seed=1" in latest(busy, LINK)
     busy.cancel()
 
 

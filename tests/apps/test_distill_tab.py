@@ -36,7 +36,7 @@ def test_a_changed_switch_is_passed_on_and_a_bad_one_is_told():
 @pytest.mark.browser
 def test_a_run_survives_a_reload_and_is_offered_to_compare(browser, served, home):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)  # milliseconds; a busy machine is not a fault
     for visit in range(2):
         page.goto(served[1])
         page.get_by_role("tab", name="Distill", exact=True).click()

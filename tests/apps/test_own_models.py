@@ -77,7 +77,7 @@ def put_student(folder: Path, teacher: str, shape: tuple[int, ...], **more: Any)
 @pytest.fixture
 def zoo_folder(home: Path):
     """The zoo of a new WORKBENCH_HOME, which the page then looks into."""
-    kept = (session._spaces, session.load, work.columns_of, work.one_sample, work.density)
+    kept = (session._spaces, session._load, work.columns_of, work.one_sample, work.density)
 
     def forget() -> None:
         for each in kept:
@@ -88,6 +88,16 @@ def zoo_folder(home: Path):
     forget()
     yield home / "zoo"
     forget()
+
+
+def test_another_home_is_another_list_of_models_at_once(zoo_folder, tmp_path, monkeypatch):
+    put_student(zoo_folder / "moons/mine", "moons", (2,))
+    assert [entry.name for entry in session.spaces()["moons"]] == ["moons", "moons/mine"]
+    assert session.load("moons/mine").shape == (2,)
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "other"))
+    assert [entry.name for entry in session.spaces()["moons"]] == ["moons"]
+    with pytest.raises(WorkbenchError, match="unknown model"):
+        session.load("moons/mine")
 
 
 def ask(space: str, columns: list) -> list:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from html import unescape
 
 import pytest
@@ -73,14 +72,13 @@ def test_the_page_tells_an_error_without_a_traceback(client):
     assert "must be numbers" in said and "Traceback" not in said
 
 
-def test_a_fit_beats_its_start_stops_and_is_kept_for_compare(client, home):
-    job = client.submit(*ask(overlaid=["uniform"], shown="uniform"), ["rows", "times"], "15 seconds", api_name="/fit")
-    while len(job.outputs()) < 4:
-        time.sleep(0.02)
+def test_a_fit_beats_its_start_stops_and_is_kept_for_compare(client, home, until):
+    job = client.submit(*ask(overlaid=["uniform"], shown="uniform"), ["rows", "times"], "3 minutes", api_name="/fit")
+    until(lambda: job.done() or any("Iteration" in text(output[LEARNED]) for output in job.outputs()))  # has learned something
     client.predict(api_name="/stop_fit")
     job.result(timeout=30)
     told = " ".join(text(output[LEARNED]) for output in job.outputs())
-    assert "Stopped after" in told and "against" in told
+    assert "Stopped after" in told and "against" in told, told
     said = client.predict(*ask(overlaid=["uniform"], shown="fitted"), "mine", False, api_name="/save_plan")[0]
     assert "saved:mine" in text(said)
     again = client.predict(*ask(overlaid=["uniform"], shown="fitted"), "mine", False, api_name="/save_plan")[0]
@@ -94,12 +92,25 @@ def test_a_fit_beats_its_start_stops_and_is_kept_for_compare(client, home):
         session.check(SPACE, [(SPACE, "euler", "saved:mine", 8, 1.0)], 6, 0, session.NONE)
 
 
-def test_a_fit_ends_within_one_evaluation():
+class Counted(laboratory.Watched):
+    """Remembers how often it had been asked when it was told to stop."""
+
+    at = None
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "stop" and value and self.at is None:
+            super().__setattr__("at", self.calls)
+
+
+def test_a_fit_ends_within_one_evaluation(monkeypatch):
     asked = laboratory.check(*ask(), laboratory.Page())
     start = laboratory.plan_of(asked, "uniform", laboratory.Page())
-    began = time.monotonic()
+    asked_of = []
+    monkeypatch.setattr(laboratory, "Watched", lambda model: asked_of.append(Counted(model)) or asked_of[0])
     reports = [one for one in laboratory.fitting(asked, start, ["rows"], 60, lambda: True) if not isinstance(one, int)]
-    assert len(reports) <= 1 and time.monotonic() - began < 5
+    (teacher,) = asked_of
+    assert len(reports) <= 1 and teacher.at <= teacher.calls <= teacher.at + 1
 
 
 def test_a_saved_schedule_gives_its_times_and_keeps_the_sampler(home):
@@ -126,7 +137,7 @@ def test_more_steps_keep_the_shape():
 @pytest.mark.browser
 def test_a_dragged_point_changes_times_error_and_samples(browser, served):
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)  # milliseconds; a busy machine is not a fault
     page.goto(f"{served[1]}?space={SPACE}&n=20&c1={SPACE},euler,own,2,1")
     page.wait_for_selector("#message [data-done='1']")
     page.get_by_role("tab", name="Schedules", exact=True).click()
@@ -143,7 +154,7 @@ def test_a_dragged_point_changes_times_error_and_samples(browser, served):
     moved = re.search(r"t = ([\d.]+)", shown)[1].rstrip("0")
     page.wait_for_function("(t) => document.querySelector('#hand input, #hand textarea').value.includes(t)", arg=moved)
     page.wait_for_function("(old) => document.querySelector('#plan-errors').innerText !== old", arg=before)
-    assert page.locator("#plan-samples img").first.get_attribute("src") != picture
+    page.wait_for_function("(old) => document.querySelector('#plan-samples img').getAttribute('src') !== old", arg=picture)
     page.get_by_role("tab", name="Compare", exact=True).click()
     assert page.locator("#picture-0 canvas").is_visible()
     page.close()

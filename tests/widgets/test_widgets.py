@@ -47,7 +47,8 @@ def test_explore_records_what_compare_gives(shown):
     assert shown.comparison.table[quality].equals(result.table[quality])
 
 
-def test_the_step_slider_shows_recorded_frames_quickly(shown):
+def test_the_step_slider_shows_recorded_frames_and_runs_nothing(shown, monkeypatch):
+    monkeypatch.setattr(Recorder, "run", lambda *_: pytest.fail("a model was asked"))
     run = shown.trajectories["digits/teacher"]
     for k in (0, 7, 25):
         shown.controls.step.value = k
@@ -56,14 +57,6 @@ def test_the_step_slider_shows_recorded_frames_quickly(shown):
         assert np.array_equal(pixels(target), views.image_grid(run.target[k], size=SIZE))
         assert f"step {k} of 25" in shown._views[0].status.value
         assert shown.distance.here["x"][0] == k
-    best = min(_seconds(shown, k) for k in range(1, 25))  # the best, since a busy machine only ever adds
-    assert best < 0.03
-
-
-def _seconds(shown, k: int) -> float:
-    began = time.perf_counter()
-    shown.controls.step.value = k
-    return time.perf_counter() - began
 
 
 def test_columns_move_together_by_step_or_by_log_snr():
