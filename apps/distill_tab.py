@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
+import time
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -15,17 +15,19 @@ from apps import laboratory, pages, session, work
 from workbench import training, views
 from workbench.distill.fit import misfits
 from workbench.distill.recipes import get, recipes
-from workbench.errors import WorkbenchError, check_count, unknown
+from workbench.errors import WorkbenchError, unknown
 from workbench.views.grid import data_uri
 from workbench.views.training import AXES, numbers_of, training_curves
 
 log = logging.getLogger("workbench.app")
-EVERY = 0.8  # seconds between looks into the run folders
+EVERY, HEALTH = 0.8, 4.0  # seconds between looks into the run folders, and between two drawings of the players' health
+PANELS = ("gradients", "gap", "critic", "calibration", "weights", "ratio")  # what `views.health` may draw
 NUMBERS, FLAGS = 24, 8  # fields that the form can show
 MOST_SHOWN, MOST_LISTED = 8, 40
 MOST_SECONDS = 24 * 3600
 FIRST = "dmd2"  # the recipe that the form opens with; it fits every teacher
 LOSS, METRIC = ("student", "loss"), ("sw2", "paired_rms")  # shown first, where a run has them
+NO_HEALTH = "Gradient norms of every player, the score gap and the critic's loss by noise level, the discriminator's calibration and the weights of a density ratio appear here, where a recipe has them."
 HINT = "Start trains a student in a process of its own: closing the page does not end it."
 
 
@@ -34,6 +36,7 @@ class Page:
     """What the page shows already, so that nothing is drawn twice."""
 
     drawn: tuple = ()
+    healthy: float = 0.0  # when the players' health was drawn
 
     def __deepcopy__(self, memo: dict) -> Page:
         return Page()  # every page starts with its own
@@ -81,21 +84,29 @@ def build(tab: gr.Tab, idle_seconds: float) -> Door:
         losses = gr.Plot(visible=False, show_label=False, container=False, elem_id="run-losses")
         metrics = gr.Plot(visible=False, show_label=False, container=False, elem_id="run-metrics")
     samples = gr.HTML("", elem_id="run-samples", container=False, padding=False)
+    opened = gr.State(False)
+    with gr.Accordion("Health of the players: gradients, critic, discriminator", open=False, elem_id="run-health") as health:
+        ailing = gr.HTML(pages.note(NO_HEALTH), container=False, padding=False)
+        with gr.Row(elem_classes="plots"):
+            panels = {
+                panel: gr.Plot(visible=False, show_label=False, container=False, elem_id=f"health-{panel}") for panel in PANELS
+            }
     timer = gr.Timer(EVERY, active=False)
 
-    watched = [page, chosen, overlaid, loss, metric, axis]
-    parts = dict(
-        zip(
-            ("chosen", "overlaid", "loss", "metric", "status", "losses", "metrics", "samples", "pause", "resume", "stop", "timer"),
-            (chosen, overlaid, loss, metric, status, losses, metrics, samples, pause, resume, stop, timer),
-            strict=True,
-        )
-    )  # fmt: skip
+    watched = [page, chosen, overlaid, loss, metric, axis, opened]
+    parts = {
+        "chosen": chosen, "overlaid": overlaid, "loss": loss, "metric": metric, "status": status, "losses": losses, "metrics": metrics,
+        "samples": samples, "pause": pause, "resume": resume, "stop": stop, "timer": timer, "ailing": ailing, **panels,
+    }  # fmt: skip
     outputs = list(parts.values())
     look = functools.partial(_look, parts)
     gr.on([tab.select, chosen.input, overlaid.input, loss.input, metric.input, axis.input],
           functools.partial(look, anew=True), watched, outputs, **_light("runs"))  # fmt: skip
     timer.tick(look, watched, outputs, **_light())
+    for event, state in ((health.expand, True), (health.collapse, False)):
+        event(lambda state=state: state, None, opened, **_light()).then(
+            functools.partial(look, anew=True), watched, outputs, **_light()
+        )
     form = [about, *numbers, *flags]
     moved = where.input(_moved, where, teacher, **_light())
     for event in (moved.then, teacher.input, recipe.input):
@@ -134,7 +145,7 @@ def _told(error: Exception) -> str:
 
 
 def _switches(space: str, teacher: str, recipe: str) -> dict[str, tuple[type, Any]]:
-    """Switches of the form in its order: numbers, then yes or no; `steps` is the budget's."""
+    """Switches of the form in its order: numbers and words, then yes or no; `steps` is the budget's."""
     entry = session.entry_of(space, teacher)
     found = training.switches(recipe, session.shape_of(entry) or None, fresh=entry.source == "analytic")
     found.pop("steps", None)
@@ -186,7 +197,7 @@ def wanted(space: Any, teacher: Any, recipe: Any, values: Any) -> dict[str, Any]
     """The switches that differ from what the recipe would take anyway.
 
     Raises:
-        WorkbenchError: for what is no number, or an unknown space, teacher or recipe.
+        WorkbenchError: for what is no number where one is wanted, or an unknown space, teacher or recipe.
     """
     if not isinstance(recipe, str):
         raise unknown("recipe", str(recipe)[:60], [one.name for one in recipes()])
@@ -194,29 +205,7 @@ def wanted(space: Any, teacher: Any, recipe: Any, values: Any) -> dict[str, Any]
     numbers = [key for key, (kind, _) in known.items() if kind is not bool]
     flags = [key for key, (kind, _) in known.items() if kind is bool]
     given = dict(zip(numbers, values[:NUMBERS], strict=False)) | dict(zip(flags, values[NUMBERS:], strict=False))
-    options = {}
-    for key, value in given.items():
-        kind, default = known[key]
-        value = value.strip() if isinstance(value, str) else value
-        if value is None or value == "" or value == default:
-            continue
-        if kind is bool:
-            options[key] = bool(value)
-            continue
-        number = _number(key, value)
-        if number != default:
-            options[key] = check_count(key, int(number) if number.is_integer() else number, 0) if kind is int else number
-    return options
-
-
-def _number(key: str, value: Any) -> float:
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise WorkbenchError(f"{key} is {str(value)[:40]!r}, but must be a number.")
-    return number
+    return training.changed(known, given)
 
 
 def _start(chosen: Any, overlaid: Any, said: Any, space: Any, teacher: Any, recipe: Any, seconds: Any, seed: Any, name: Any, *rest: Any) -> dict:  # fmt: skip
@@ -249,16 +238,16 @@ def _tell(word: str, name: Any) -> str:
 
 
 def _look(
-    parts: dict[str, Any], page: Page, name: Any, shown: Any, loss: Any, metric: Any, axis: Any, anew: bool = False
+    parts: dict[str, Any], page: Page, name: Any, shown: Any, loss: Any, metric: Any, axis: Any, opened: Any, anew: bool = False
 ) -> dict[Any, Any]:
     """Read the run folders and draw what has changed."""
     try:
-        return _seen(parts, page, name, shown or [], loss, metric, axis, anew)
+        return _seen(parts, page, name, shown or [], loss, metric, axis if axis in AXES else "step", bool(opened), anew)
     except Exception as error:
         return {parts["status"]: _told(error), parts["timer"]: gr.Timer(active=False)}
 
 
-def _seen(parts: dict, page: Page, name: Any, shown: list, loss: Any, metric: Any, axis: Any, anew: bool) -> dict:
+def _seen(parts: dict, page: Page, name: Any, shown: list, loss: Any, metric: Any, axis: str, opened: bool, anew: bool) -> dict:
     found = {run.name: run for run in training.runs()[:MOST_LISTED]}
     if not found:
         return {parts["timer"]: gr.Timer(active=False), parts["status"]: _nothing()}
@@ -291,8 +280,13 @@ def _seen(parts: dict, page: Page, name: Any, shown: list, loss: Any, metric: An
         known = numbers_of(rows)
         number = given if given in known else next((one for one in (*first, *known) if one in known), None)
         update[parts[what]] = gr.update(choices=known, value=number)
-        figure = None if number is None else training_curves(rows, number, axis if axis in AXES else "step", smooth, palette)
+        figure = None if number is None else training_curves(rows, number, axis, smooth, palette)
         update[parts[plot]] = gr.update(value=figure, visible=figure is not None)
+    if opened and (anew or not live or time.monotonic() - page.healthy > HEALTH):
+        page.healthy = time.monotonic()
+        drawn = views.health(full[name].losses, axis)
+        update |= {parts[panel]: gr.update(value=drawn.get(panel), visible=panel in drawn) for panel in PANELS}
+        update[parts["ailing"]] = pages.note(NO_HEALTH) if not drawn else ""
     return update
 
 
@@ -309,13 +303,18 @@ def _status(states: dict, palette: dict, found: dict) -> str:
         lines.append(
             f'<tr><th>{pages.chip(palette[name])}{escape(name)}</th><td class="told">{escape(asked["recipe"])} of {escape(asked["teacher"])}</td>'
             f'<td class="state" data-state="{state.name}">{state.name}</td>'
-            f'<td class="told"><span class="ran{wrong}">{escape(state.sentence)}</span></td></tr>'
+            f'<td class="told"><span class="ran{wrong}">{escape(state.sentence)}</span>{_warned(state)}</td></tr>'
         )
     return f'<div class="scroll"><table class="figures runs"><tbody>{"".join(lines)}</tbody></table></div>'
 
 
+def _warned(state: training.State) -> str:
+    return f'<div class="ran wrong" role="alert">{escape(state.warning)}</div>' if state.warning else ""
+
+
 def _pictures(run: training.Run, state: training.State, color: str) -> str:
     student, teacher, step = run.samples()
+    teacher = teacher if student is None or teacher is None else teacher[: len(student)]
     told = [
         (f"{run.name}, step {step}", student, color),
         (f"{run.request['teacher']}, same noise", teacher, views.style.PALETTE[0]),

@@ -24,7 +24,7 @@ HINT = f"The column “{CLICK}” says where a click on a row leads; the three d
 UNDRAWN = "Samples of {spaces} cannot be drawn: the app draws points of two numbers and images. A click on such a row tells the command that trains one."
 MEANING = (
     "Distance / floor is the sliced Wasserstein distance to exact draws (for images: the Fréchet distance) over the same distance of two "
-    "sets of real samples: 1 is the best there is. Modes is recall for images. Training seconds are of one processor thread in the benchmark."
+    "sets of real samples: 1 is the best there is. Modes is recall for images, and for your own students of points the share of exact samples with one of theirs near. Training seconds are of one processor thread in the benchmark."
 )
 
 

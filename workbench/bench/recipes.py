@@ -25,7 +25,7 @@ from workbench.errors import WorkbenchError, check_count, unknown
 from workbench.files import read_json, write_json
 from workbench.teachers.mixture import ANALYTIC
 
-STORED = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "recipes.json"
+STORED = Path(__file__).with_name("recipes.json")  # comes with the package
 CELLS = Path("runs") / "bench-recipes"
 SETTINGS = "settings.json"
 CHILD = ("-m", "workbench.bench.cell")  # what measures one cell, given a request
@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     Attributes:
         recipe, space, evaluations: what was run. quality: distance to the law over its noise floor, 1 is the best there is.
         error: standard error of `quality`. off_mode: share of samples at no mode. modes: share of modes that are reached (for
-            images: recall). paired: RMS distance to the exact flow map from the same noise. per_second: training steps.
+            images: recall; for a student of one's own of points: coverage, the share of exact samples with one of its own near). paired: RMS distance to the exact flow map from the same noise. per_second: training steps.
         peak_mb: peak memory of the process. steps: of training. seconds: of training. preparing: seconds before it.
         curve: (seconds with preparing, quality) during training. source: "benchmark", or whose run it is.
         model: name of the student in the catalog, if it is there. failed: why there are no figures.
@@ -254,7 +254,7 @@ def load(place: str | os.PathLike | None = None) -> dict[str, Any]:
     """
     given, place = place, Path(STORED if place is None else place)
     if not place.exists():
-        raise WorkbenchError(NOTHING.format(place="benchmarks/results/recipes.json" if given is None else place))
+        raise WorkbenchError(NOTHING.format(place="workbench/bench/recipes.json" if given is None else place))
     content = read_json(place)
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise WorkbenchError(f"{place} is not a result of `workbench bench recipes`: run it again with --out {place}.")
@@ -313,7 +313,18 @@ def _of_card(entry: Any, card: dict[str, Any], state: Any) -> list[Entry]:
         quality = told["sw2"] / told["sw2_floor"]
         rows = state.metrics if state else ()
         curve = tuple((row["seconds"], row["sw2"] / row["sw2_floor"]) for row in rows if "sw2" in row)
-        return [Entry(card["recipe"], entry.space, own, quality, paired=told.get("paired_rms"), curve=curve, **shared)]
+        return [
+            Entry(
+                card["recipe"],
+                entry.space,
+                own,
+                quality,
+                modes=told.get("coverage"),
+                paired=told.get("paired_rms"),
+                curve=curve,
+                **shared,
+            )
+        ]
     measured = {int(key): one for key, one in told.items() if str(key).isdigit() and "frechet" in one}
     if measured:
         floor = told["frechet_floor"]
@@ -321,7 +332,7 @@ def _of_card(entry: Any, card: dict[str, Any], state: Any) -> list[Entry]:
             Entry(card["recipe"], entry.space, count, one["frechet"] / floor, modes=one.get("recall"), **shared)
             for count, one in measured.items()
         ]
-    return [Entry(card["recipe"], entry.space, own, paired=told.get("paired_rms"), **shared)]
+    return [Entry(card["recipe"], entry.space, own, modes=told.get("coverage"), paired=told.get("paired_rms"), **shared)]
 
 
 def answer(entries: Sequence[Entry], best: int = 3) -> list[str]:

@@ -59,6 +59,7 @@ def distill(args: Namespace) -> None:
             args.seed,
             device=device(args.device),
             name=args.name,
+            report_seconds=0.5,
             **options,
         ),
         title,
@@ -121,24 +122,30 @@ def _live(reports: Iterable[Progress], title: str) -> Progress | None:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    last = None
+    last, warned = None, ""
     with Bars(*columns, TextColumn("{task.fields[figures]}"), console=console(stderr=True)) as bars:
         task = bars.add_task(title, total=None, step="", figures="")
         for last in reports:
             name = title if last.stage in ("train", "done") else last.stage
             total = last.steps
+            if last.warning and last.warning != warned:
+                bars.console.print(f"Warning, step {last.step}: {last.warning}", markup=False)
+            warned = last.warning
             bars.update(task, description=name, total=total, completed=last.step, step=_count(last), figures=_figures(last))
     return last
 
 
 def _plain(reports: Iterable[Progress], title: str) -> Progress | None:
-    last, spoke, told = None, -PLAIN_SECONDS, ""
+    last, spoke, told, warned = None, -PLAIN_SECONDS, "", ""
     for last in reports:
         what = title if last.stage in ("train", "done") else last.stage
         changed = what.split()[0] != told or last.stage == "done"
         if changed or time.monotonic() - spoke >= PLAIN_SECONDS:
             print(f"{what}: step {_count(last)}, {last.seconds:.0f} s  {_figures(last)}".rstrip(), file=sys.stderr, flush=True)
             spoke, told = time.monotonic(), what.split()[0]
+        if last.warning and last.warning != warned:
+            print(f"Warning, step {last.step}: {last.warning}", file=sys.stderr, flush=True)
+        warned = last.warning
     return last
 
 

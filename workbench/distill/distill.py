@@ -21,6 +21,7 @@ from workbench.denoiser import Denoiser, Network, picture_shape
 from workbench.distill.adapters import adapted, merged
 from workbench.distill.fit import check_fit
 from workbench.distill.generated import fingerprint
+from workbench.distill.health import Watch, spread
 from workbench.distill.loop import Batch, Optim, Progress, train
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.starts import FromKeyPoints
@@ -36,6 +37,7 @@ from workbench.student import make_card, save
 
 ANALYTIC_DRAWS = 100_000
 METRIC_SECONDS = 10.0
+SPREAD = 512  # samples of a known law whose variance and coverage are measured
 
 
 def distill(
@@ -51,6 +53,7 @@ def distill(
     name: str | None = None,
     network: dict[str, int] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    report_seconds: float | None = None,
     **options: Any,
 ) -> Iterator[Progress]:
     """Train a student of `teacher`; a generator of `Progress`, the last of which has `.student`.
@@ -67,6 +70,7 @@ def distill(
         network: width, depth, ... of a student that starts from nothing, such as {"width": 32, "depth": 3}; by default it
             is the teacher's own network where that is one.
         clock: what counts the seconds; `time.process_time` for those of the processor.
+        report_seconds: report at least so often (a step is never cut), beside every 20 steps; None for these alone.
         options: of the recipe, such as guidance, batch, lr, turns, count.
 
     Raises:
@@ -80,7 +84,7 @@ def distill(
     """
     if isinstance(get(recipe).objective, Several):
         return distill_several(
-            teacher, get(recipe), data, run, steps, seconds, seed, init, device, name, network, clock, **options
+            teacher, get(recipe), data, run, steps, seconds, seed, init, device, name, network, clock, report_seconds, **options
         )
     chosen = get(recipe).configured(**options)  # what is wrong with the options is said first
     for what, value in (("steps", steps), ("batch", chosen.batch)):
@@ -109,11 +113,13 @@ def distill(
     data, chosen = _inverted(data, chosen, teacher, seed, "inverted" in options)
     draw = sampler(data, chosen.batch, device)
     folder = File(run) if run is not None else File(tempfile.mkdtemp(prefix="workbench-"))
-    return _distill(teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init, clock, baked)
+    return _distill(
+        teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked
+    )
 
 
 def _distill(
-    teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init, clock, baked
+    teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked
 ) -> Iterator[Progress]:
     teacher_name, teacher_hash = getattr(teacher, "name", type(teacher).__name__), fingerprint(teacher)
     if isinstance(getattr(teacher, "net", None), nn.Module):
@@ -128,17 +134,19 @@ def _distill(
     config |= {"parts": kinds(recipe.objective), **settings}
     sampling = sampling_of(recipe, _sampling(recipe), teacher)
     hint = getattr(recipe.objective, "hint", None)
-    measure = _Measure(teacher, student, sampling, seed, _asked(recipe, teacher, sampling), hint)
+    measure, watch = _Measure(teacher, student, sampling, seed, _asked(recipe, teacher, sampling), hint), Watch(folder)
     batches = lambda rng: Batch(*draw(rng), recipe.batch)  # noqa: E731
     for progress in train(
         objective, batches, config, run=folder, steps=steps, seconds=seconds, seed=seed,
-        optim=_rates(recipe, objective), ema=recipe.ema, device=device, clock=clock,
+        optim=_rates(recipe, objective), ema=recipe.ema, device=device, clock=clock, report_seconds=report_seconds,
     ):  # fmt: skip
         if progress.average is not None:
             averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes, student.two_times)
             averaged.sampling = sampling
             progress.samples = functools.partial(_samples, averaged)
             progress.metrics = measure(averaged, always=progress.stage == "done")
+            done = max(progress.step / steps if steps else 0.0, progress.seconds / seconds if seconds else 0.0)
+            progress.warning = watch(progress.metrics, progress.step, min(done, 1.0))
         if progress.stage == "done":
             part, net = adapted(student.net), merged(objective.players["student"])
             card = make_card(
@@ -167,9 +175,9 @@ def _samples(model: Network, n: int = 16, cond: Any = None, **options: Any) -> T
 
 
 class _Measure:
-    """Now and then: root mean square distance of the student to the teacher's solution from the same noise, and, where
-    the law is known, its sliced Wasserstein distance with the floor of two exact draws. A student that takes a hint is given
-    that of the teacher's solution."""
+    """Now and then: root mean square distance of the student to the teacher's solution from the same noise, how far it spreads
+    beside it (`health.spread`), and, where the law is known, its sliced Wasserstein distance with the floor of two exact draws.
+    A student that takes a hint is given that of the teacher's solution."""
 
     def __init__(
         self, teacher: Denoiser, student: Network, sampling: Sampling, seed: int, guidance: float,
@@ -178,6 +186,7 @@ class _Measure:
         self.hint = hint
         self.teacher, self.sampling, self.seed, self.n, self.guidance = teacher, sampling, seed, n, guidance
         self.student, self.last, self.values, self.reference = student, -1e9, {}, None
+        self.exact: tuple[list[Tensor], float] | None = None
 
     def __call__(self, model: Network, always: bool = False) -> dict[str, float]:
         if not always and time.monotonic() - self.last < METRIC_SECONDS:
@@ -195,6 +204,8 @@ class _Measure:
         self.values = {"paired_rms": float((drawn - self.reference).square().mean().sqrt())}
         if hasattr(self.teacher, "log_density"):
             self.values |= self._law(model)
+        else:
+            self.values |= spread(drawn, self.reference, cond)
         self.last = time.monotonic()
         return self.values
 
@@ -202,12 +213,14 @@ class _Measure:
         # means over draws: a single floor moves by a factor of three with the luck of the mode counts
         from workbench.metrics import sliced_wasserstein
 
-        exact = [self.teacher.sample(n, seed=seed) for seed in range(2 * draws)]
+        if self.exact is None:
+            exact = [self.teacher.sample(n, seed=seed) for seed in range(2 * draws)]
+            floor = sum(sliced_wasserstein(x, y) for x, y in zip(exact[draws:], exact[:draws], strict=True)) / draws
+            self.exact = exact[:draws], floor
+        exact, floor = self.exact
         mine = [sample(model, n, None, seed=10**6 + self.seed + k).double() for k in range(draws)]
-        return {
-            "sw2": sum(sliced_wasserstein(x, y) for x, y in zip(mine, exact[:draws], strict=True)) / draws,
-            "sw2_floor": sum(sliced_wasserstein(x, y) for x, y in zip(exact[draws:], exact[:draws], strict=True)) / draws,
-        }
+        distance = sum(sliced_wasserstein(x, y) for x, y in zip(mine, exact, strict=True)) / draws
+        return {"sw2": distance, "sw2_floor": floor, **spread(mine[0][:SPREAD], exact[0][:SPREAD])}
 
 
 def _rates(recipe: Recipe, objective: Any) -> dict[str, Optim]:

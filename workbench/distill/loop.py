@@ -83,7 +83,10 @@ class Progress:
 
     Attributes:
         step: player turns are counted once a step; `steps` is the total, or None for a run limited by time.
-        losses: name -> float at this step. metrics: name -> float, measured now and then.
+        losses: name -> float at this step: each player's loss, PLAYER/grad_norm (before clipping), PLAYER/PART, and PLAYER/PART/0 ... 9 for
+            tenths of the noise level or, where the part is "calibration" or "share", of a discriminator's probability.
+        metrics: name -> float, measured now and then.
+        warning: what is going wrong now, in a sentence; "" if nothing is.
         seconds: training time so far, over all sessions of the run.
         stage: what is being done ("pairs", "train", "done").
         samples: call it, samples(n=16, cond=None), for what the averaged network draws now.
@@ -100,6 +103,7 @@ class Progress:
     samples: Callable[..., Tensor] = field(default=lambda *_, **__: torch.empty(0), repr=False)
     average: nn.Module | None = field(default=None, repr=False)
     student: Any = None
+    warning: str = ""
 
 
 def step_rng(seed: int, step: int, device: str | torch.device = "cpu") -> torch.Generator:
@@ -121,6 +125,7 @@ def train(
     ema: float = 0.999,
     device: str | torch.device = "cpu",
     report_every: int = 20,
+    report_seconds: float | None = None,
     checkpoint_seconds: float = 60.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
@@ -128,7 +133,7 @@ def train(
 
     The run continues from the last checkpoint in `run`. With `steps` as the limit an interrupted and continued run
     gives the same weights, bit for bit, as an unbroken one. `objective.players[objective.product]` is left holding
-    the averaged weights. `clock` counts the seconds: `time.process_time` makes them those of the processor.
+    the averaged weights. A report comes every `report_every` steps, and, where steps are slow, after `report_seconds`. `clock` counts the seconds: `time.process_time` makes them those of the processor.
 
     Raises:
         Diverged: when a loss or gradient is not finite; the last checkpoint stays.
@@ -169,7 +174,7 @@ def train(
             yield Progress(step, steps, {"pairs": float(done)}, {}, elapsed, stage=f"pairs {done}/{total}")
 
     losses: dict[str, Tensor] = {}
-    last_save = time.monotonic()
+    last_save = last_report = time.monotonic()
     while (steps is None or step < steps) and (seconds is None or elapsed < seconds):
         began = clock()
         rng = step_rng(seed, step, device)
@@ -189,7 +194,11 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = optim[name].rate(step, fraction)
             optimizer.step()
-            losses |= {name: loss.detach(), **{f"{name}/{key}": value for key, value in parts.items()}}
+            losses |= {
+                name: loss.detach(),
+                f"{name}/grad_norm": norm,
+                **{f"{name}/{key}": value for key, value in parts.items()},
+            }
             if name == objective.product:
                 _average(average, players[name], min(ema, (1 + step) / (10 + step)))
         step += 1
@@ -197,7 +206,8 @@ def train(
             objective.after(max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0))
         elapsed += clock() - began
         last = (steps is not None and step >= steps) or (seconds is not None and elapsed >= seconds)
-        if step % report_every == 0 or last or step == 1:
+        late = report_seconds is not None and time.monotonic() - last_report > report_seconds
+        if step % report_every == 0 or last or step == 1 or late:
             values = _finite(losses)
             folder.log({"step": step, "seconds": round(elapsed, 3), **values})
             try:
@@ -205,6 +215,7 @@ def train(
             except GeneratorExit:  # the consumer stopped: keep what is done
                 save()
                 raise
+            last_report = time.monotonic()
         if last or time.monotonic() - last_save > checkpoint_seconds:
             save()
             last_save = time.monotonic()

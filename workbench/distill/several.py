@@ -94,12 +94,13 @@ class Task:
     clock: Any
     options: dict[str, Any]
     matched: float
+    report_seconds: float | None = None
 
 
 def distill_several(
     teacher: Denoiser, recipe: Any, data: Any = None, run: Any = None, steps: int | None = None, seconds: float | None = None,
     seed: int = 0, init: Any = None, device: Any = None, name: str | None = None, network: dict[str, int] | None = None,
-    clock: Any = time.monotonic, **options: Any,
+    clock: Any = time.monotonic, report_seconds: float | None = None, **options: Any,
 ) -> Iterator[Progress]:  # fmt: skip
     """`distill` for the recipe msd; the last `Progress` has the model of all students in `.student`.
 
@@ -150,7 +151,7 @@ def distill_several(
         Task(
             teacher, switches.host, _of(data, part), folder / f"student-{k}", steps,
             None if seconds is None else seconds / switches.students, seed + k, init, devices[k % len(devices)], network or {},
-            clock, rest, switches.matched,
+            clock, rest, switches.matched, report_seconds,
         )
         for k, part in enumerate(parts)
     ]  # fmt: skip
@@ -228,7 +229,7 @@ def train_one(task: Task) -> Iterator[Progress]:
         first = first.configured(batch=task.options["batch"]) if "batch" in task.options else first
         for progress in distill(
             task.teacher, first, task.data, task.folder / "start", seed=task.seed, device=task.device, network=network,
-            clock=task.clock, **share,
+            clock=task.clock, report_seconds=task.report_seconds, **share,
         ):  # fmt: skip
             yield progress
         init, network, before, spent = progress.student, {}, progress.step, progress.seconds
@@ -238,7 +239,7 @@ def train_one(task: Task) -> Iterator[Progress]:
         }
     for progress in distill(
         task.teacher, task.host, task.data, task.folder, seed=task.seed, init=init, device=task.device, network=network or None,
-        clock=task.clock, **left, **task.options,
+        clock=task.clock, report_seconds=task.report_seconds, **left, **task.options,
     ):  # fmt: skip
         yield progress
     trained = progress.student.card["trained"]

@@ -50,6 +50,7 @@ class State:
         name: "preparing", "running", "paused", "stopped", "done" or "failed". sentence: the same for a person.
         step, seconds: trained so far. live_seconds: what reporting has cost, beside `seconds`.
         losses, metrics: rows with "step" and "seconds", thinned to 400. model: name of the finished student in the zoo.
+        warning: what is going wrong with the student, in a sentence; "" if nothing is.
     """
 
     name: str
@@ -60,6 +61,7 @@ class State:
     model: str | None = None
     losses: list[dict[str, float]] = field(default_factory=list, repr=False)
     metrics: list[dict[str, float]] = field(default_factory=list, repr=False)
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,23 @@ class Run:
             name, sentence = "failed", f"The training process ended without a word{where} (killed, or out of memory). {kept}."
         elif name in LIVE and (want := self._wanted()) != "run":
             sentence = f"{'Pausing' if want == 'pause' else 'Stopping'} after the step at hand."
-        rows = (history_of(self.folder / HISTORY), history_of(self.folder / MEASURES)) if history else ([], [])
+        rows = (self._losses(), history_of(self.folder / MEASURES)) if history else ([], [])
         return State(
-            name, sentence, told.get("step", 0), told.get("seconds", 0.0), told.get("live_seconds", 0.0), told.get("model"), *rows
+            name, sentence, told.get("step", 0), told.get("seconds", 0.0), told.get("live_seconds", 0.0), told.get("model"), *rows,
+            told.get("warning", ""),
         )  # fmt: skip
+
+    def _losses(self) -> list[dict[str, float]]:
+        """Rows of losses; of a run of several students, those of all, with the student's number before each name."""
+        several = sorted(self.folder.glob(f"student-*/{HISTORY}"))
+        rows = history_of(self.folder / HISTORY)
+        for file in several:
+            k = file.parent.name.removeprefix("student-")
+            rows += [
+                {key if key in ("step", "seconds") else f"{k}/{key}": value for key, value in row.items()}
+                for row in history_of(file)
+            ]
+        return rows
 
     def samples(self) -> tuple[Tensor | None, Tensor | None, int]:
         """The newest samples of the student, the teacher's from the same noise, and the step of the former."""
@@ -266,7 +281,7 @@ def open_run(name: str, home: str | os.PathLike | None = None) -> Run:
 
 
 def switches(recipe: str | Recipe, shape: tuple[int, ...] | None = None, fresh: bool = False) -> dict[str, tuple[type, Any]]:
-    """The recipe's options that are numbers or yes/no: name -> (int, float or bool; default or None where it may be left open).
+    """The recipe's options that are numbers, words or yes/no: name -> (int, float, str or bool; default or None where it may be left open).
 
     Args:
         shape: of one sample; with it, the defaults are those that fit. fresh: the student starts from nothing.
@@ -287,7 +302,7 @@ def switches(recipe: str | Recipe, shape: tuple[int, ...] | None = None, fresh: 
             kind = type(value)
         else:
             kind, value = _field(chosen.objective, name) or (None, None)
-        if kind in (int, float, bool):
+        if kind in (int, float, bool, str):
             found[name] = (kind, value)
     return found
 
@@ -298,7 +313,7 @@ def _field(part: Any, name: str) -> tuple[type | None, Any] | None:
     if name in own:
         value, words = getattr(part, name), re.findall(r"\w+", str(own[name].type))
         if value is None:
-            return (float if "float" in words else int if "int" in words else None), None
+            return next((kind for kind in (float, int, str) if kind.__name__ in words), None), None
         return type(value), value
     inner = (getattr(part, item) for item in own)
     return next((found for one in inner if is_dataclass(one) and (found := _field(one, name))), None)

@@ -20,14 +20,15 @@ from workbench.denoiser import decode
 from workbench.distill import distill
 from workbench.distill.loop import Progress
 from workbench.errors import WorkbenchError
-from workbench.files import read_json
+from workbench.files import read_json, write_json
+from workbench.metrics.features import FEATURE_SETS
 from workbench.samplers.sample import sample
 from workbench.student import CARD
 from workbench.training import records
 
-BEAT, WORDS, DRAW = 1.0, 0.25, 0.9  # seconds between heartbeats, states, samples
+BEAT, WORDS, REPORT, DRAW = 1.0, 0.25, 0.3, 0.85  # seconds between heartbeats, states, reports, samples
 SHARE = 0.03  # of the training time that reports may take
-POINTS, IMAGES = 400, 16
+POINTS, IMAGES, FEWEST = 400, 16, 4  # samples that are drawn; fewer where a second of training does not pay for all
 NOISE = 20_000_003  # seed of the fixed noise, apart from those of training and of metrics
 
 
@@ -39,6 +40,7 @@ class Reporter:
         self.spent = self.drawing = self.began = 0.0
         self.last_words = self.last_draw = 0.0
         self.measured: dict[str, float] = {}
+        self.count: int | None = None  # of samples drawn, once their cost is known
 
     def say(self, state: str, sentence: str, **more: Any) -> None:
         """Write the state, now."""
@@ -57,17 +59,27 @@ class Reporter:
         affordable = self.spent + self.drawing <= SHARE * (progress.seconds - self.began)
         if progress.average is not None and (last or (began - self.last_draw >= DRAW and (affordable or not self.last_draw))):
             if not self.last_draw:  # the first one loads and warms what the others find ready: it says nothing of their cost
-                draw(progress.samples)
+                whole = draw(progress.samples, None)
+                began = time.monotonic()
+                draw(progress.samples, None)
+                cost = time.monotonic() - began
+                self.count = min(len(whole), max(FEWEST, int(len(whole) * SHARE * DRAW / max(cost, 1e-6)) // 4 * 4))
                 began = time.monotonic()
             self.last_draw = began
-            place_tensor(self.folder / records.SAMPLES, draw(progress.samples), progress.step)
+            count = None if last else self.count
+            place_tensor(self.folder / records.SAMPLES, draw(progress.samples, count), progress.step)
             self.drawing = time.monotonic() - began
         if began - self.last_words >= WORDS and not last:
             training = progress.average is not None
             sentence = (
                 f"Training: step {progress.step}, {progress.seconds:.0f} s." if training else f"Preparing: {progress.stage}."
             )
-            where = {"step": progress.step, "seconds": progress.seconds, "live_seconds": self.spent}
+            where = {
+                "step": progress.step,
+                "seconds": progress.seconds,
+                "live_seconds": self.spent,
+                "warning": progress.warning,
+            }
             self.say("running" if training else "preparing", sentence, **where)
         self.spent += time.monotonic() - began
 
@@ -110,22 +122,29 @@ def _train(folder: Path, request: dict[str, Any], reporter: Reporter) -> None:
     cond = torch.arange(n) % classes if classes and len(teacher.shape) > 1 else None
     if not (folder / records.TEACHER).exists():
         place_tensor(folder / records.TEACHER, decode(teacher, sample(teacher, n, cond, seed=NOISE)), 0)
-    draw = lambda samples: decode(teacher, samples(n, cond, seed=NOISE))  # noqa: E731
+
+    def draw(samples: Any, count: int | None) -> Tensor:
+        first = n if count is None else count
+        return decode(teacher, samples(first, None if cond is None else cond[:first], seed=NOISE))
+
     training = distill(
         teacher, request["recipe"], None, folder, request["steps"], request["seconds"], request["seed"],
-        name=f"{request['space']}/{request['name']}", **request["options"],
+        name=f"{request['space']}/{request['name']}", report_seconds=REPORT, **request["options"],
     )  # fmt: skip
     for progress in training:
         reporter.began = reporter.began or progress.seconds
         reporter.report(progress, draw)
         if progress.stage == "done":
+            reporter.say("running", "Measuring the student.", step=progress.step, seconds=progress.seconds)
+            judge(folder / "student", request["space"])
             model = keep(folder, request["space"], request["name"])
             sentence = (
                 f"Done: {progress.step} steps in {progress.seconds:.0f} s. The student is {model}, and Compare offers it."
             )
             reporter.say(
-                "done", sentence, step=progress.step, seconds=progress.seconds, live_seconds=reporter.spent, model=model
-            )
+                "done", sentence, step=progress.step, seconds=progress.seconds, live_seconds=reporter.spent, model=model,
+                warning=progress.warning,
+            )  # fmt: skip
             return
         if not _owns(folder):  # a face has started another process
             return
@@ -135,6 +154,22 @@ def _train(folder: Path, request: dict[str, Any], reporter: Reporter) -> None:
             word, state = ("Paused", "paused") if want == "pause" else ("Stopped", "stopped")
             reporter.say(state, records._halted(word, progress.step), step=progress.step, seconds=progress.seconds)
             return
+
+
+def judge(student: Path, space: str) -> None:
+    """Put Frechet distance, agreement and recall on the card of a student that draws the images of a space with a bundled classifier."""
+    from workbench.zoo.measure import measure
+
+    card = read_json(student / CARD)
+    if space not in FEATURE_SETS or len(card.get("shape", ())) != 3:
+        return
+    try:
+        model = zoo.load(str(student))
+        model.name = f"{space}/{student.parent.name}"
+        figures = measure(model, (model.sampling.steps,))
+    except WorkbenchError:  # not of this space's classes, or in need of a hint: the card says what training measured
+        return
+    write_json(student / CARD, {**card, "figures": {**card.get("figures", {}), **figures}})
 
 
 def keep(folder: Path, space: str, name: str) -> str:

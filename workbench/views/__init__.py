@@ -6,6 +6,7 @@ from workbench.views.errors import error_against_evaluations, local_error
 from workbench.views.export import save
 from workbench.views.fit import fit_curve
 from workbench.views.grid import cell_at, data_uri, difference, image_grid, png
+from workbench.views.health import by_level, calibration_error, gradient_norms, health, reliability_curve
 from workbench.views.leaderboard import leaderboard, leaderboard_table
 from workbench.views.motion import motion, principal
 from workbench.views.points import Density, nearest, particles, points_image
@@ -24,6 +25,8 @@ __all__ = [
     "Density",
     "Field",
     "bars",
+    "by_level",
+    "calibration_error",
     "cell_at",
     "colors",
     "data_uri",
@@ -32,6 +35,8 @@ __all__ = [
     "error_curve",
     "film_strip",
     "fit_curve",
+    "gradient_norms",
+    "health",
     "image_grid",
     "leaderboard",
     "leaderboard_table",
@@ -48,6 +53,7 @@ __all__ = [
     "precision_curve",
     "principal",
     "quality",
+    "reliability_curve",
     "sampler_map",
     "save",
     "schedules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +13,24 @@ from workbench.errors import unknown
 from workbench.views import style
 
 AXES = {"step": "training step", "seconds": "training time, seconds"}
+RISING = {"variance", "coverage", "accuracy", "fooled", "reward", "ratio_ess"}  # what is not to fall
+TENTH = re.compile(r".*/\d")  # of a number by noise level or probability: `views.health` draws those
+
+
+def check_axis(axis: str) -> None:
+    """Raise `UnknownName` for what is not an axis of a run."""
+    if axis not in AXES:
+        raise unknown("axis", axis, AXES)
 
 
 def numbers_of(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What the rows of any run hold, but step, seconds and noise floors, in the order of logging.
+    """What the rows of any run hold, but step, seconds, noise floors and numbers by noise level, in the order of logging.
 
     >>> numbers_of({"a": [{"step": 1, "seconds": 0.1, "sw2": 0.3, "sw2_floor": 0.1}]})
     ['sw2']
     """
     names = dict.fromkeys(key for rows in runs.values() for row in rows for key in row)
-    return [name for name in names if name not in AXES and not name.endswith("_floor")]
+    return [name for name in names if name not in AXES and not name.endswith("_floor") and not TENTH.fullmatch(name)]
 
 
 def training_curves(
@@ -40,11 +49,11 @@ def training_curves(
     Raises:
         UnknownName: for another axis, or a number that no run has.
     """
-    if axis not in AXES:
-        raise unknown("axis", axis, AXES)
+    check_axis(axis)
     if number not in (known := numbers_of(runs)):
         raise unknown("number", number, known)
-    figure = style.figure(f"Does {number} still fall?", AXES[axis], number, height=330)
+    verb = "rise" if number.rsplit("/", 1)[-1] in RISING else "fall"
+    figure = style.figure(f"Does {number} still {verb}?", AXES[axis], number, height=330)
     palette, seen, floors = palette or style.colors(runs), [], []
     for label, rows in runs.items():
         kept = [row for row in rows if number in row and math.isfinite(row[number])]

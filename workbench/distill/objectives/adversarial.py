@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from workbench.denoiser import Wrapper
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.extras import Extra
+from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.maps import ask
 from workbench.distill.objectives.parts import normal
 from workbench.distill.objectives.targets import Point
@@ -150,7 +151,8 @@ class _BoundAdversarial(Extra):
         else:
             value = F.softplus(-says_real).mean() + F.softplus(fake).mean()
         accuracy = 0.5 * ((says_real > 0).float().mean() + (says_fake < 0).float().mean())
-        return value, {"accuracy": accuracy}
+        told = reliability(says_real, fake) if self.switches.loss == "logistic" else {}
+        return value, {"accuracy": accuracy, **told}
 
 
 def of(value: Any) -> Adversarial | None:

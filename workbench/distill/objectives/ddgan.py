@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
+from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.parts import drop_labels, normal
 from workbench.errors import WorkbenchError, check_count
 from workbench.paths import Path, per_sample
@@ -118,6 +119,7 @@ class BoundDenoisingGAN:
         says_fake = self.logits(made, x_t, t, cond)
         value = F.softplus(-says_real).mean() + F.softplus(says_fake).mean()
         parts = {"accuracy": 0.5 * ((says_real > 0).float().mean() + (says_fake < 0).float().mean())}
+        parts |= reliability(says_real, says_fake)
         if self.penalised:
             (slope,) = torch.autograd.grad(says_real.sum(), x_s, create_graph=True)
             penalty = slope.square().flatten(1).sum(1).mean()

@@ -22,6 +22,7 @@ from workbench.distill.objectives.cores import ExpandedDivergence, PerSampleL1, 
 from workbench.distill.objectives.critics import Critic, CriticHead, Drawn, FakeScore, ShiftedTeacher
 from workbench.distill.objectives.divergences import DIVERGENCES, Levels, Ratio, binned
 from workbench.distill.objectives.flow_matching import logit_normal
+from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.levels import BackSimulation, Clean, levels, renoised, spread, step
 from workbench.distill.objectives.pairs import Pairs
 from workbench.distill.objectives.parts import PseudoHuber, drop_labels, guided, normal
@@ -249,7 +250,8 @@ class BoundDistributional:
             logits = self.critic.logits(x_t / self.student.unit(x, t), t, cond)
             r = switches.ratio(logits, t, self.frozen["ratio"])
             h = switches.ratio.weights(r)
-            parts["ratio_ess"] = h.sum() ** 2 / (len(h) * h.square().sum())
+            parts["ratio_ess"] = h.sum() ** 2 / (len(h) * h.square().sum())  # share of the samples that carry the weight
+            parts |= binned("ratio", h, t)
         if isinstance(switches.core, ExpandedDivergence):
             scale, name = (alpha / sigma**2).to(x), switches.ratio.divergence
             return switches.core(x, real, fake, weight / DIVERGENCES[name].h(r).mean(), r, x_t, scale, name), parts
@@ -312,7 +314,7 @@ class BoundDistributional:
         discriminator = F.softplus(fake).mean() + F.softplus(-real).mean()
         says = torch.cat([real, fake]).detach()
         is_real = torch.cat([torch.ones_like(real), torch.zeros_like(fake)]).detach()
-        parts |= binned("calibration", is_real, torch.sigmoid(says))
+        parts |= reliability(real, fake)
         parts |= {"denoising": error.detach().mean(), "accuracy": ((says > 0).float() == is_real).float().mean()}
         return error.mean() + gan.critic_weight * discriminator, parts
 

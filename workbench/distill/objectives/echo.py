@@ -13,6 +13,7 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.denoising import copied, denoising_loss, features_of
+from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.parts import drop_labels, guided, normal
 from workbench.errors import WorkbenchError
 from workbench.samplers.sample import Sampling, default_sampling
@@ -133,7 +134,8 @@ class BoundEcho:
             return self._follow(batch, rng)
         says_real, says_fake = self.logits(batch.x0, rng), self.logits(self.drawn, rng)
         accuracy = 0.5 * ((says_real > 0).float().mean() + (says_fake < 0).float().mean())
-        return F.softplus(-says_real).mean() + F.softplus(says_fake).mean(), {"accuracy": accuracy}
+        told = {"accuracy": accuracy, **reliability(says_real, says_fake)}
+        return F.softplus(-says_real).mean() + F.softplus(says_fake).mean(), told
 
     def _teach(self, real: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         n, switches = len(real), self.switches

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from workbench.denoiser import Network
 from workbench.distill.loop import Batch
+from workbench.distill.objectives.divergences import binned
 from workbench.distill.objectives.flow_matching import logit_normal
 from workbench.distill.objectives.maps import ask, jump, tau_of, velocity
 from workbench.distill.objectives.parts import drop_labels, normal
@@ -211,7 +212,7 @@ class _BoundCorrection(Extra):
             # x0 = x_t - tau v, so this points from the critic's estimate of x0 to the teacher's
             step = self.switches.weight * self.pull / (gap.flatten(1).norm(dim=1).mean() + 1e-6) * gap
         value = 0.5 * (x - (x + step).detach()).square().flatten(1).sum(1).mean()
-        return value, {"gap": gap.square().mean().sqrt()}
+        return value, {"gap": gap.square().mean().sqrt(), **binned("gap", gap.square().flatten(1).mean(1).sqrt(), t)}
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's flow-matching error on the student's samples."""
@@ -224,4 +225,5 @@ class _BoundCorrection(Extra):
         path = self.critic.path
         a, b = path.kind(self.critic.kind, t)
         error = self.critic.predict(path.mix(x, eps, t), t, cond) - per_sample(a, x) * x - per_sample(b, x) * eps
-        return (error / self.critic.unit(x, t)).square().mean(), {}
+        error = (error / self.critic.unit(x, t)).square().flatten(1).mean(1)
+        return error.mean(), binned("loss", error, t)

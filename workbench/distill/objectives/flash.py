@@ -15,6 +15,7 @@ from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.critics import FakeScore
 from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made, held, labels_of
+from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.parts import drop_labels, normal
 from workbench.distill.objectives.rewards import Reward
@@ -131,7 +132,7 @@ class BoundFlash(BoundDistributional):
             for x, cond in ((batch.x0, labels_of(batch, self.made.cond)), (self.made.x, self.made.cond))
         )
         accuracy = 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
-        return F.softplus(-real).mean() + F.softplus(fake).mean(), {"accuracy": accuracy}
+        return F.softplus(-real).mean() + F.softplus(fake).mean(), {"accuracy": accuracy, **reliability(real, fake)}
 
     def _judged(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
         t = self.switches.near * torch.rand(len(x), generator=rng, device=x.device).double()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
+from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.pairs import Pairs
 from workbench.distill.objectives.parts import drop_labels, guided, normal
@@ -197,7 +198,9 @@ class BoundNitroFusion:
         else:
             loss = 0.5 * (_mean(F.relu(1 + v) for v in fakes) + _mean(F.relu(1 - v) for v in reals))
         right = 0.5 * (_mean((v < 0).float() for v in fakes) + _mean((v > 0).float() for v in reals))
-        return loss, {"accuracy": right.detach()}
+        real, fake = (torch.cat([v.flatten() for v in each]) for each in (reals, fakes))
+        told = reliability(real, fake) if self.switches.loss == "logistic" else {}
+        return loss, {"accuracy": right.detach(), **told}
 
     def choose(self, rng: torch.Generator) -> Tensor:
         """Heads (4 groups, asked) of this step, `asked` of every kind and group."""

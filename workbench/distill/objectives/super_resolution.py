@@ -15,6 +15,7 @@ from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.control import low_resolution
 from workbench.distill.objectives.denoising import features_of
+from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.parts import drop_labels, guided, normal
 from workbench.errors import WorkbenchError, check_count
 from workbench.networks.adapter import silence
@@ -163,7 +164,8 @@ class BoundSuperResolution:
             made, real, cond = self.drawn
             says_real, says_fake = self.logits(real, cond, rng), self.logits(made, cond, rng)
             accuracy = 0.5 * ((says_real > 0).float().mean() + (says_fake < 0).float().mean())
-            return F.softplus(-says_real).mean() + F.softplus(says_fake).mean(), {"accuracy": accuracy}
+            told = {"accuracy": accuracy, **reliability(says_real, says_fake)}
+            return F.softplus(-says_real).mean() + F.softplus(says_fake).mean(), told
         cond = drop_labels(batch.cond, self.switches.dropout, rng) if self.student.classes else None
         bare = float(torch.rand(1, generator=rng, device=rng.device)) < self.switches.free
         picture, z = None if bare else self.switches.hint(batch.x0), normal(batch.x0.shape, rng)
