@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from workbench.paths import Path
+from workbench.samplers.dualfast import dualfast_stages
 from workbench.samplers.multistep import ADAMS, Weights, stages_of
 from workbench.samplers.plan import Row, Stage
 from workbench.samplers.points import Point, check_order, check_range, jump, points
@@ -28,17 +29,18 @@ def ghvb_weights(order: int, beta: float) -> tuple[float, ...]:
     return tuple(c / b for c in known[order])
 
 
-def ghvb(path: Path, times: list[float], order: int | None = None, beta: float = 0.8) -> list[Stage]:
+def ghvb(path: Path, times: list[float], order: int | None = None, beta: float = 0.8, dualfast: float = 0.0) -> list[Stage]:
     """Generalised Heavy-Ball momentum on Adams-Bashforth (GHVB of arXiv 2307.11118): order 1, else 2 as `ipndm`.
 
     Args:
         order: 1 to 4, 2 by default; the paper's "GHVB 1.8" is order 2 with beta 0.8. beta: damping in (0, 1]; 1 is `ipndm`.
+        dualfast: as for `ab`.
     """
     order = check_order("ghvb", order, 4, len(times) - 1, 2)
     check_range("beta", beta, 0.01, 1, "small damps more, 1 is no momentum")
     grid = points(path, times)
     if beta > NEAR_ONE:
-        return stages_of(grid, _unrolled(grid, order, beta), "eps")
+        return stages_of(grid, _unrolled(grid, order, beta), "eps", dualfast)
     rows = []
     for i in range(len(grid) - 1):
         c = ghvb_weights(min(order, i + 1), beta)
@@ -53,14 +55,15 @@ def ghvb(path: Path, times: list[float], order: int | None = None, beta: float =
                 outputs += [0.0] * (j + 1 - len(outputs))
                 outputs[j] += c[k] * share
         rows.append((base, outputs) if i else (0.0, [1.0]))
-    return _stages(grid, rows, beta, lambda i: (1 - beta, [beta]))
+    return dualfast_stages(_stages(grid, rows, lambda i: (1 - beta, [beta])), dualfast)
 
 
-def hb(path: Path, times: list[float], order: int | None = None, beta: float = 0.8) -> list[Stage]:
+def hb(path: Path, times: list[float], order: int | None = None, beta: float = 0.8, dualfast: float = 0.0) -> list[Stage]:
     """Heavy-Ball momentum on Adams-Bashforth (HB of arXiv 2307.11118): v = (1 - beta) v + beta AB(e), e' = v; order 1 for beta < 1.
 
     Args:
         order: of the Adams-Bashforth combination, 1 to 4, 2 by default. beta: damping in (0, 1]; 1 is `ipndm`.
+        dualfast: as for `ab`.
     """
     order = check_order("hb", order, 4, len(times) - 1, 2)
     check_range("beta", beta, 0.01, 1, "small damps more, 1 is no momentum")
@@ -72,10 +75,10 @@ def hb(path: Path, times: list[float], order: int | None = None, beta: float = 0
         return 1 - beta, [beta * c for c in ADAMS[min(order, i + 1 - noisy)]]
 
     rows = [velocity(i) if i else (0.0, [1.0]) for i in range(len(grid) - 1)]
-    return _stages(grid, rows, beta, velocity)
+    return dualfast_stages(_stages(grid, rows, velocity), dualfast)
 
 
-def _stages(grid: Sequence[Point], rows: Sequence[tuple[float, list[float]]], beta: float, velocity) -> list[Stage]:
+def _stages(grid: Sequence[Point], rows: Sequence[tuple[float, list[float]]], velocity) -> list[Stage]:
     """Rows x_t = alpha_t / alpha_s x_s + alpha_t (rho_t - rho_s) e' with e' over (base, outputs), and the base's own update."""
     stages = []
     for i, (base, outputs) in enumerate(rows):

@@ -14,8 +14,9 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.paths import Path
+from workbench.samplers.dualfast import dualfast_stages
 from workbench.samplers.plan import Row, Stage
-from workbench.samplers.points import Point, check_choice, check_order, check_range, jump, points, polynomial_weights
+from workbench.samplers.points import Point, check_choice, check_order, jump, points, polynomial_weights
 
 ADAMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 Weights = Sequence[float] | None
@@ -25,11 +26,8 @@ def stages_of(grid: Sequence[Point], weights: Sequence[Weights], kind: str, dual
     """The table of these weights, newest output first; None is the step of order 1 on the x0 estimate.
 
     Args:
-        dualfast: see `mixed`.
+        dualfast: see `dualfast_stages`.
     """
-    dualfast = check_range("dualfast", dualfast, -0.5, 0.5, "0 is the solver itself")
-    if dualfast:
-        weights = mixed(weights, dualfast)
     noisy = grid[0].alpha == 0 and kind == "eps"  # its output is an x0 estimate; its eps is the first state itself
     stages = []
     for i, w in enumerate(weights):
@@ -40,29 +38,7 @@ def stages_of(grid: Sequence[Point], weights: Sequence[Weights], kind: str, dual
         a = t.alpha / s.alpha if kind == "eps" else t.sigma / s.sigma
         first = w[i] / grid[0].sigma if noisy and len(w) > i else 0.0
         stages.append(Stage(s.t, t.t, kind, Row(a, first, tuple(w[:i] if noisy else w))))
-    return stages
-
-
-def mixed(weights: Sequence[Weights], dualfast: float) -> list[Weights]:
-    """Weights after the approximation-error correction of DualFast (arXiv 2506.13058), in the kind that the solver works in.
-
-    Each output m_j is replaced by (1 + c_j) m_j - c_j m_(j-1), c_j falling linearly from `dualfast` to 0: the earlier, noisier
-    evaluation has the smaller network error. The paper's own coefficient schedule could not be confirmed. On an exact
-    teacher there is no such error, and every c other than 0 costs accuracy (order 1 at worst).
-    """
-    steps, found = len(weights), []
-    for i, w in enumerate(weights):
-        if w is None:
-            found.append(None)
-            continue
-        moved = [0.0] * (len(w) + 1)
-        for k, b in enumerate(w):
-            j = i - k
-            c = dualfast * (1 - j / steps) if j > 0 else 0.0
-            moved[k] += b * (1 + c)
-            moved[k + 1] -= b * c
-        found.append(moved[: i + 1])
-    return found
+    return dualfast_stages(stages, dualfast)
 
 
 def reach(grid: Sequence[Point], order: int, lower_order_final: bool = False, clean: bool = False) -> list[int]:
@@ -97,7 +73,7 @@ def ab(path: Path, times: list[float], order: int | None = None, final: str = "x
     Args:
         order: points of the polynomial in rho; 3 by default. final: "x0" ends on the x0 estimate, "full" keeps the order in
             a last step to clean data (diffusers' LMSDiscreteScheduler).
-        dualfast: -0.5 to 0.5, see `mixed`.
+        dualfast: -0.5 to 0.5, see `dualfast_stages`.
     Source: DEIS, arXiv 2204.13902, section 3.3 (rho-AB); k-diffusion `sample_lms`.
     """
     grid = points(path, times)
@@ -129,12 +105,13 @@ def ipndm(path: Path, times: list[float], order: int | None = None, final: str =
     return stages_of(grid, weights, "eps", dualfast)
 
 
-def pndm(path: Path, times: list[float], start: str = "plms") -> list[Stage]:
+def pndm(path: Path, times: list[float], start: str = "plms", dualfast: float = 0.0) -> list[Stage]:
     """PNDM: four Adams-Bashforth outputs in a DDIM transfer, after a start of its own: order 2.
 
     Args:
         start: "plms" evaluates the first step twice (diffusers' skip_prk_steps); "prk" begins with three pseudo Runge-Kutta steps
             of four evaluations.
+        dualfast: as for `ab`.
 
     A step from pure noise, where eps says nothing, is x0 alone, and the start comes after it.
 
@@ -183,7 +160,7 @@ def pndm(path: Path, times: list[float], start: str = "plms") -> list[Stage]:
             continue
         newest = seen[:-5:-1]
         transfer(s, t, dict(zip(newest, ADAMS[len(newest)], strict=True)), False, t=s.t, to=t.t)
-    return stages
+    return dualfast_stages(stages, dualfast)
 
 
 def deis(
@@ -221,7 +198,7 @@ def dpmpp_2m(path: Path, times: list[float], solver_type: str = "midpoint", dual
 
     Args:
         solver_type: "midpoint" (the paper's) or "heun" (the line through two outputs integrated exactly).
-        dualfast: -0.5 to 0.5, see `mixed`.
+        dualfast: -0.5 to 0.5, see `dualfast_stages`.
     """
     grid = points(path, times)
     orders = reach(grid, min(2, len(times) - 1))

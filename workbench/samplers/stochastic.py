@@ -11,6 +11,7 @@ import torch
 
 from workbench.errors import WorkbenchError
 from workbench.paths import Path
+from workbench.samplers.dualfast import dualfast_stages
 from workbench.samplers.multistep import data_weights, reach
 from workbench.samplers.plan import Row, Stage
 from workbench.samplers.points import Point, at_log_snr, check_choice, check_range, jump, points, renoised, steps_of
@@ -57,27 +58,35 @@ def euler_ancestral(path: Path, times: list[float], eta: float = 1.0) -> list[St
     return stages
 
 
-def dpmpp_2m_sde(path: Path, times: list[float], eta: float = 1.0, solver_type: str = "midpoint") -> list[Stage]:
+def dpmpp_2m_sde(
+    path: Path, times: list[float], eta: float = 1.0, solver_type: str = "midpoint", dualfast: float = 0.0
+) -> list[Stage]:
     """SDE-DPM-Solver++(2M): the reverse SDE in log-SNR, its x0 estimate a line through two outputs; drift of order 2.
 
     Args:
         eta: 0 is DPM-Solver++(2M), 1 the reverse SDE itself; with one output, eta = 1 is DDPM. solver_type: "midpoint" or "heun".
+        dualfast: as for `ab`.
     Source: arXiv 2211.01095, section 3.4 and algorithm 4; k-diffusion `sample_dpmpp_2m_sde`.
     """
-    return _sde(path, times, 2, eta, solver_type, "full")
+    return dualfast_stages(_sde(path, times, 2, eta, solver_type, "full"), dualfast)
 
 
 def dpmpp_3m_sde(
-    path: Path, times: list[float], eta: float = 1.0, second_diff: str = "full", solver_type: str = "midpoint"
+    path: Path,
+    times: list[float],
+    eta: float = 1.0,
+    second_diff: str = "full",
+    solver_type: str = "midpoint",
+    dualfast: float = 0.0,
 ) -> list[Stage]:
     """SDE-DPM-Solver++(3M): as `dpmpp_2m_sde` with a parabola through three outputs; drift of order 3.
 
     Args:
         eta: 0 is DPM-Solver++(3M), 1 the reverse SDE. second_diff: "full", or "half" as k-diffusion has it (drift of order 2).
-        solver_type: of the second step.
+        solver_type: of the second step. dualfast: as for `ab`.
     Source: k-diffusion `sample_dpmpp_3m_sde`; diffusers' third order has the second difference with the wrong sign, which is not offered.
     """
-    return _sde(path, times, 3, eta, solver_type, second_diff)
+    return dualfast_stages(_sde(path, times, 3, eta, solver_type, second_diff), dualfast)
 
 
 def _sde(path: Path, times: list[float], order: int, eta: float, solver_type: str, second_diff: str) -> list[Stage]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workbench.errors import WorkbenchError
 from workbench.paths import Path
+from workbench.samplers.dualfast import dualfast_stages
 from workbench.samplers.multistep import reach
 from workbench.samplers.plan import Row, Stage
 from workbench.samplers.points import Point, check_choice, check_order, points, polynomial_weights
@@ -22,6 +23,7 @@ def unipc(
     variant: str = "bh2",
     kind: str = "x0",
     lower_order_final: bool = False,
+    dualfast: float = 0.0,
 ) -> list[Stage]:
     """UniP of order p with the corrector UniC: after each evaluation the finished step is redone with the new output as one more node.
 
@@ -32,7 +34,7 @@ def unipc(
         order: p, 1 to 3, 2 by default. corrector: whether UniC runs. variant: "bh1" (B(h) = h) or "bh2" (B(h) = e^h - 1); they differ only
             where the paper fixes a coefficient to 1/2: in UniP-2 and in UniC-1.
         kind: what is interpolated: "x0", or "eps" (which needs a start before pure noise).
-        lower_order_final: fall to order 1 in the last steps, as diffusers always does.
+        lower_order_final: fall to order 1 in the last steps, as diffusers always does. dualfast: as for `ab`.
     Source: arXiv 2302.04867, algorithms 5-8 and appendix E.
     """
     order = check_order("unipc", order, 3, len(times) - 1, 2)
@@ -62,7 +64,7 @@ def unipc(
             stages.append(Stage(s.t, t.t, kind, row, base=Row(0.0, scale, tuple(right))))
         else:
             stages.append(Stage(s.t, t.t, kind, Row(ahead, 0.0, tuple(weights)), base=Row(x=1.0)))
-    return stages
+    return dualfast_stages(stages, dualfast)
 
 
 def _sum(a: Sequence[float], b: Sequence[float]) -> tuple[float, ...]:
