@@ -1,4 +1,12 @@
-"""Methods that act when sampling: hybrids, better starts, guidance, search and cheaper runs; one file a method."""
+"""Methods that act when sampling: hybrids, better starts, guidance, search and cheaper runs; one file a method.
+
+Those that look inside a network are loaded when asked for: they bring the networks, and with them diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from workbench.inference.asynchronous import LagFrame, asynchronous_run, fopp_times, lag_rows, path_counts
 from workbench.inference.bottleneck import Part, bottleneck_parts, bottleneck_run
@@ -13,15 +21,26 @@ from workbench.inference.one_more_step import (
 )
 from workbench.inference.optimise import OptimisedNoise, OptimisedSamples, optimise_noise, optimise_samples
 from workbench.inference.parallel import Sweep, parallel_run
-from workbench.inference.patch_group import PatchGroup, PatchSamples
-from workbench.inference.patches import patch_run, seam
 from workbench.inference.regions import RegionFrame, region_run, straightness
 from workbench.inference.resolution import SizedFrame, resize
 from workbench.inference.search import Found, noise_search, search_evaluations
 from workbench.inference.shallow import shallow_level, shallow_noise, shallow_plan, shallow_sample
-from workbench.inference.tokens import PartialDiT
-from workbench.steering import negative_guidance, relative_cost
 
+if TYPE_CHECKING:
+    from workbench.inference.patch_group import PatchGroup, PatchSamples
+    from workbench.inference.patches import patch_run, seam
+    from workbench.inference.tokens import PartialDiT
+    from workbench.steering import negative_guidance, relative_cost
+
+_LAZY = {
+    "PatchGroup": "workbench.inference.patch_group",
+    "PatchSamples": "workbench.inference.patch_group",
+    "patch_run": "workbench.inference.patches",
+    "seam": "workbench.inference.patches",
+    "PartialDiT": "workbench.inference.tokens",
+    "negative_guidance": "workbench.steering",
+    "relative_cost": "workbench.steering",
+}
 __all__ = [
     "DiversityAtK",
     "DiversityCurve",
@@ -69,3 +88,15 @@ __all__ = [
     "straightness",
     "zero_terminal_snr",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
