@@ -24,6 +24,20 @@ def pytest_configure() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+LONG_FIRST = ("notebooks", "tests/test_docs.py", "tests/apps", "tests/widgets", "tests/test_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that both processes end at about the same time."""
+    root = Path(__file__).resolve().parent.parent
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
+        return next((k for k, long in enumerate(LONG_FIRST) if place.is_relative_to(long)), len(LONG_FIRST))
+
+    items.sort(key=rank)
+
+
 def pytest_unconfigure() -> None:
     _HOME.cleanup()
 
