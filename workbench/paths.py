@@ -31,6 +31,7 @@ class Path:
         name: as in `paths.get(name)`.
         smooth: d alpha/dt and d sigma/dt are finite on [0, 1]; Euler and Heun then integrate the velocity in t,
             otherwise eps in rho = sigma / alpha, as k-diffusion does.
+        time_fn: inverse of the half log-SNR; a path of your own may do without, for samplers and schedules that ask for none.
         timesteps: length T of the table a network was trained with, or None for continuous times;
             time t is then the network's timestep t T - 1.
 
@@ -43,7 +44,7 @@ class Path:
     sigma_fn: Function
     d_alpha_fn: Function
     d_sigma_fn: Function
-    time_fn: Function
+    time_fn: Function | None = None
     smooth: bool = False
     timesteps: int | None = None
 
@@ -68,7 +69,16 @@ class Path:
         return _apply(lambda u: torch.log(self.alpha_fn(u)) - torch.log(self.sigma_fn(u)), t)
 
     def time(self, log_snr: float | Tensor) -> Any:
-        """Inverse of `log_snr`, clamped to [0, 1]."""
+        """Inverse of `log_snr`, clamped to [0, 1].
+
+        Raises:
+            WorkbenchError: for a path that was made without one.
+        """
+        if self.time_fn is None:
+            raise WorkbenchError(
+                f"path {self.name!r} has no inverse (time_fn), and this needs the time of a log-SNR: give it one, or run ddim, euler, "
+                "heun, dpmpp_2m, dpmpp_3m, unipc, ab or ipndm on uniform, quadratic, cosine or beta times, or on a list."
+            )
         return _apply(lambda u: self.time_fn(u).clamp(0.0, 1.0), log_snr)
 
     def rho(self, t: float | Tensor) -> Any:

@@ -265,6 +265,26 @@ def test_limits_are_told_in_a_sentence(sampler: str, options: dict, says: str) -
         wb.plan(sampler, VP, 3, **options)
 
 
+def test_a_path_without_an_inverse_says_what_runs_on_it() -> None:
+    path = replace(VP, name="mine", time_fn=None)
+    for sampler, schedule in (
+        ("dpm_2", "uniform"),
+        ("restart", "uniform"),
+        ("deis", "uniform"),
+        ("ddim", "karras"),
+        ("ddim", "shift"),
+    ):
+        with pytest.raises(
+            WorkbenchError, match=r"path 'mine' has no inverse.*give it one, or run ddim, euler, .* on uniform"
+        ) as told:
+            wb.plan(sampler, path, 6, schedule)
+    for sampler in ("ddim", "euler", "heun", "dpmpp_2m", "dpmpp_3m", "unipc", "ab", "ipndm"):
+        assert sampler in str(told.value)
+        for schedule in ("uniform", "quadratic", "cosine", "beta", [1.0, 0.4, 0.1, 0.0]):
+            plan = wb.plan(sampler, path, None if isinstance(schedule, list) else 6, schedule)
+            assert torch.equal(final(plan), final(replace(plan, path=VP)))
+
+
 @pytest.mark.parametrize(
     ("sampler", "options"),
     [
