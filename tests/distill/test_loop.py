@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import workbench as wb
 from workbench.distill.checkpoint import CHECKPOINT, CONFIG, HISTORY
@@ -69,6 +71,15 @@ def test_kill_and_resume(tmp_path):
     assert all(torch.allclose(a, b, rtol=0, atol=0) for a, b in zip(weights(whole), weights(again.student), strict=True))
 
 
+def test_a_run_killed_before_its_first_checkpoint_writes_its_history_anew(tmp_path):
+    finish(tmp_path / "whole", "consistency")
+    run = tmp_path / "killed"
+    shutil.copytree(tmp_path / "whole", run, ignore=shutil.ignore_patterns(CHECKPOINT, "student"))
+    finish(run, "consistency")
+    steps = [json.loads(line)["step"] for line in (run / HISTORY).read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 24
+
+
 def test_a_run_folder_holds_everything(tmp_path):
     progress = finish(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -85,19 +96,27 @@ def test_another_runs_folder_is_refused(tmp_path):
         list(wb.distill(TEACHER, "consistency", run=tmp_path / "run", steps=24))
 
 
-def test_divergence_stops_and_keeps_the_last_good_state(tmp_path):
-    from workbench.distill import loop
-
-    original = loop.train.__kwdefaults__["checkpoint_seconds"]
-    loop.train.__kwdefaults__["checkpoint_seconds"] = -1.0
+def test_divergence_at_the_first_step_says_that_nothing_was_learned(tmp_path):
     bad = torch.full((64, 2), 1e30)
-    try:
-        with pytest.raises(Diverged, match=r"diverged at step \d+.*last good state"):
-            for _ in wb.distill(TEACHER, "consistency", data=bad, run=tmp_path / "run", steps=50):
-                pass
-    finally:
-        loop.train.__kwdefaults__["checkpoint_seconds"] = original
+    with pytest.raises(Diverged, match=r"diverged at step 0.*Nothing was learned before it"):
+        list(wb.distill(TEACHER, "consistency", data=bad, run=tmp_path / "run", steps=50))
     assert (tmp_path / "run" / CONFIG).exists() and not (tmp_path / "run" / "student").exists()
+
+
+def test_divergence_before_the_first_checkpoint_keeps_the_last_finite_weights(tmp_path, monkeypatch):
+    calls = []
+
+    def mad(self, x, t, cond=None):
+        calls.append(t)
+        return x * (float("nan") if len(calls) > 12 else 0.5)
+
+    teacher = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2])
+    monkeypatch.setattr(type(teacher), "__call__", mad)
+    monkeypatch.setattr(sys.modules["workbench.distill.distill"]._Measure, "__call__", lambda *_, **__: {})
+    with pytest.raises(Diverged, match=r"diverged at step [1-9].*is the last good state"):
+        list(wb.distill(teacher, "consistency", torch.zeros(8, 2), run=tmp_path / "run", steps=50, batch=8))
+    tensors = load_file(tmp_path / "run" / CHECKPOINT)
+    assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

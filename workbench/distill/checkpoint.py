@@ -49,10 +49,15 @@ class RunFolder:
         tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         write_atomically(self.folder / CHECKPOINT, lambda path: save_file(tensors, path, metadata={"state": json.dumps(state)}))
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is a checkpoint."""
+        return (self.folder / CHECKPOINT).exists()
+
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return (tensors, state) of the last checkpoint, or None if there is none."""
         path = self.folder / CHECKPOINT
-        if not path.exists():
+        if not self.kept:
             return None
         try:
             with safe_open(path, "pt") as file:

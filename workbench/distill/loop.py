@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -159,7 +159,7 @@ def train(
         unpack_module("average", average, tensors)
         for name, module in frozen.items():
             unpack_module(f"frozen.{name}", module, tensors)
-        folder.rewind(step)
+    folder.rewind(step)  # also to nothing: a run killed before its first checkpoint begins again
 
     def save() -> None:
         tensors = pack_module("average", average)
@@ -187,9 +187,16 @@ def train(
             loss.backward()
             norm = nn.utils.clip_grad_norm_(players[name].parameters(), optim[name].clip)
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
+                if step and not folder.kept and _sound(players.values()):  # in the first minute
+                    save()
+                held = (
+                    f"The checkpoint in {folder.folder} is the last good state"
+                    if folder.kept
+                    else "Nothing was learned before it"
+                )
                 raise Diverged(
                     f"training of {name} diverged at step {step}: loss {float(loss.detach()):.4g}, gradient norm {float(norm):.4g}. "
-                    f"The checkpoint in {folder.folder} is the last good state; lower the rate (lr=...) and use a new run folder."
+                    f"{held}; lower the rate (lr=...) and use a new run folder."
                 )
             for group in optimizer.param_groups:
                 group["lr"] = optim[name].rate(step, fraction)
@@ -227,6 +234,11 @@ def train(
 def _finite(losses: dict[str, Tensor]) -> dict[str, float]:
     """What is known of them: a part that is NaN, such as the mean of an empty bin, is left out."""
     return {key: number for key, value in losses.items() if (number := float(value)) == number}
+
+
+def _sound(players: Iterable[nn.Module]) -> bool:
+    """Whether every weight is finite."""
+    return all(bool(torch.isfinite(parameter).all()) for player in players for parameter in player.parameters())
 
 
 def _adamw(player: nn.Module, optim: Optim) -> torch.optim.AdamW:
