@@ -85,7 +85,7 @@ def build(tab: gr.Tab, idle_seconds: float) -> Door:
         metrics = gr.Plot(visible=False, show_label=False, container=False, elem_id="run-metrics")
     samples = gr.HTML("", elem_id="run-samples", container=False, padding=False)
     opened = gr.State(False)
-    with gr.Accordion("Health of the players: gradients, critic, discriminator", open=False, elem_id="run-health") as health:
+    with gr.Accordion("Health of critic and discriminator", open=False, elem_id="run-health") as health:
         ailing = gr.HTML(pages.note(NO_HEALTH), container=False, padding=False)
         with gr.Row(elem_classes="plots"):
             panels = {

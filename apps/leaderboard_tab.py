@@ -10,6 +10,7 @@ import gradio as gr
 
 from apps import compare_tab, distill_tab, laboratory, links, pages, session
 from workbench import views, zoo
+from workbench.bench import images
 from workbench.bench import recipes as bench
 from workbench.errors import WorkbenchError, unknown
 from workbench.views.leaderboard import COLUMNS, cells
@@ -79,12 +80,15 @@ def _told(error: Exception) -> str:
 
 
 def entries() -> tuple[list[bench.Entry], str]:
-    """The committed benchmark and every measured student of the zoo, and a sentence if there is no benchmark."""
-    try:
-        stored, why = bench.entries(bench.load()), ""
-    except WorkbenchError as error:
-        stored, why = [], str(error)
-    return [*stored, *bench.own_entries()], why
+    """What comes measured with the package, points and images, and every measured student of the zoo; and what of it is missing, in a sentence."""
+    found: list[bench.Entry] = []
+    missing = []
+    for stored in (lambda: bench.entries(bench.load()), images.stored):
+        try:
+            found += stored()
+        except WorkbenchError as error:
+            missing.append(str(error))
+    return [*found, *bench.own_entries()], " ".join(missing)
 
 
 def chosen(found: Sequence[bench.Entry], space: Any, count: Any, kind: Any, word: Any) -> list[bench.Entry]:

@@ -1,6 +1,6 @@
 """Every recipe on an image set: one run of the same length each, and the figures of its student in one, two and four evaluations.
 
-    python benchmarks/images.py --space digits --seconds 60 --out benchmarks/results/images_digits.json --table docs/images.md
+    python benchmarks/images.py --space digits --seconds 60 --out workbench/bench/images_digits.json --table docs/images.md
 
 A finished cell is kept in --cells and not run again; a stopped run goes on from its checkpoint. Seconds are those of the processor in
 training, without measuring, so that what else the machine does costs a recipe nothing. Stochastic chains are sampled as the student's card says, at each number of evaluations.

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("gradio_client")
 from apps import leaderboard_tab, session
+from workbench.bench import images
 from workbench.bench import recipes as bench
 from workbench.errors import UnknownName
 
@@ -28,6 +29,7 @@ def stored(tmp_path, monkeypatch, home):
     rows = [row("ect", "eight_gaussians", 1.2), row("boot", "eight_gaussians", 3.0), row("ect", "mixture64", 2.0)]
     rows.append({"space": "eight_gaussians", "recipe": "kd", "failed": "It diverged."})
     monkeypatch.setattr(bench, "STORED", tmp_path / "recipes.json")
+    monkeypatch.setattr(images, "STORED", tmp_path)
     bench.STORED.write_text(bench.to_json({"settings": {}, "rows": rows}))
 
 
@@ -65,8 +67,21 @@ def test_what_is_not_offered_is_told(stored, asked):
 
 def test_without_a_benchmark_the_students_stay_and_a_sentence_says_why(tmp_path, monkeypatch, home):
     monkeypatch.setattr(bench, "STORED", tmp_path / "none.json")
+    monkeypatch.setattr(images, "STORED", tmp_path)
     _, table, _, said, _ = leaderboard_tab._shown("all", "1", "all", "")
     assert {one[-2] for one in table} == {"bundled"} and "not been measured yet" in said
+
+
+def test_images_are_rows_too_and_a_damaged_file_is_told(stored, tmp_path):
+    (tmp_path / "images_digits.json").write_text((images.Path(images.__file__).parent / "images_digits.json").read_text())
+    found = {
+        (one.recipe, one.evaluations): one
+        for one in leaderboard_tab.entries()[0]
+        if one.space == "digits" and one.source == "benchmark"
+    }
+    assert found["ct", 1].quality > 0 and found["ct", 1].modes > 0 and found["agd", 2].cost == 60.0 and ("agd", 1) not in found
+    (tmp_path / "images_digits.json").write_text("{}")
+    assert "images_digits.json is not a result" in leaderboard_tab.entries()[1]
 
 
 def test_a_row_leads_to_its_student_to_distill_or_to_a_command(stored):

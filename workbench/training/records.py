@@ -313,7 +313,7 @@ def _field(part: Any, name: str) -> tuple[type | None, Any] | None:
     if name in own:
         value, words = getattr(part, name), re.findall(r"\w+", str(own[name].type))
         if value is None:
-            return next((kind for kind in (float, int, str) if kind.__name__ in words), None), None
+            return next((kind for kind in (float, int, str) if words[:1] == [kind.__name__]), None), None
         return type(value), value
     inner = (getattr(part, item) for item in own)
     return next((found for one in inner if is_dataclass(one) and (found := _field(one, name))), None)

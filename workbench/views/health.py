@@ -20,7 +20,7 @@ Rows = Sequence[Mapping[str, Any]]
 TENTHS = 10
 COLUMNS = 60  # of a heat map
 RECENT = 0.25  # share of the rows that a reliability curve is the mean of
-SCALE = [[0.0, "rgba(47,127,193,0.10)"], [0.5, "#2f7fc1"], [1.0, "#0b2a4a"]]
+SCALE = [[0.0, "rgba(125,135,148,0.15)"], [0.5, "#2f7fc1"], [1.0, "#d55e00"]]  # told apart on white and on black
 LEVELED = {  # part -> title, what is coloured
     "gap": ("Where do teacher and critic still differ?", "score gap, RMS"),
     "loss": ("At which noise does the critic err?", "critic's loss"),
