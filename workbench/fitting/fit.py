@@ -173,15 +173,17 @@ def _loop(
         else:
             unknowns.correct(-corrections)
         loss.whiten(theta)
-    descent, stuck = None, False
+    descent, stuck, pace = None, False, 0.0
     while step < iterations and not (seconds is not None and time.monotonic() - began > seconds):
         weight = intermediate * max(0.0, 1 - 2 * step / iterations)
         if descent is None or weight != loss.intermediate:
             loss.intermediate = weight
             descent = Descent(loss, theta, optimizer)
-        count = min(every, iterations - step)
+        count, since = min(every, iterations - step), time.monotonic()
+        if seconds is not None and pace:  # the last report comes in time, not one report later
+            count = max(1, min(count, int((seconds - since + began) / pace)))
         old, theta, value = theta, *descent.take(count)
-        step += count
+        step, pace = step + count, (time.monotonic() - since) / count
         yield report(value)
         if torch.equal(old, theta):
             if stuck or not unknowns.rows:
