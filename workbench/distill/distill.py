@@ -19,6 +19,7 @@ from workbench.data import load as load_data
 from workbench.data.batches import sampler
 from workbench.denoiser import Denoiser, Network, picture_shape
 from workbench.distill.adapters import adapted, merged
+from workbench.distill.compiling import backend_of, compile_networks, told
 from workbench.distill.fit import check_fit
 from workbench.distill.generated import fingerprint
 from workbench.distill.health import Watch, spread
@@ -98,6 +99,7 @@ def distill(
         raise WorkbenchError(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
+    backend_of(chosen.compile)
     check_fit(chosen, teacher, data, init, network)
     baked = _baked(chosen, teacher)
     teacher, settings = settled(teacher, chosen)
@@ -125,7 +127,9 @@ def _distill(
     if isinstance(getattr(teacher, "net", None), nn.Module):
         teacher = copy.copy(teacher)
         teacher.net = copy.deepcopy(teacher.net).to(device).eval().requires_grad_(False)
-    objective = recipe.objective.bind(teacher, student)
+    objective, backend = recipe.objective.bind(teacher, student), backend_of(recipe.compile)
+    if backend:
+        compile_networks(objective, teacher, backend)
     if hasattr(objective, "real_samples"):
         objective.real_samples = draw
     settings = _plain({"objective": asdict(recipe.objective), "batch": recipe.batch})
@@ -136,10 +140,11 @@ def _distill(
     hint = getattr(recipe.objective, "hint", None)
     measure, watch = _Measure(teacher, student, sampling, seed, _asked(recipe, teacher, sampling), hint), Watch(folder)
     batches = lambda rng: Batch(*draw(rng), recipe.batch)  # noqa: E731
-    for progress in train(
+    training = train(
         objective, batches, config, run=folder, steps=steps, seconds=seconds, seed=seed,
         optim=_rates(recipe, objective), ema=recipe.ema, device=device, clock=clock, report_seconds=report_seconds,
-    ):  # fmt: skip
+    )  # fmt: skip
+    for progress in told(training) if backend else training:
         if progress.average is not None:
             averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes, student.two_times)
             averaged.sampling = sampling
@@ -247,6 +252,8 @@ def _baked(recipe: Recipe, teacher: Denoiser) -> float | None:
     scale = scale_of(recipe)
     if isinstance(scale, tuple):
         return None
+    if scale is None and not getattr(recipe.objective, "asks_teacher", True):
+        return 1.0  # the data's own law
     return float(default_sampling(teacher).guidance if scale is None else scale)
 
 

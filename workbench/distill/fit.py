@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.objectives.extras import Dispersive
 from workbench.distill.objectives.parts import FEATURES_OF, FeatureDistance
+from workbench.distill.objectives.pointwise import Pointwise
 from workbench.distill.recipe import Recipe
 from workbench.distill.recipes import RECIPES
 from workbench.errors import MissingSource, WorkbenchError
@@ -60,9 +61,14 @@ def misfits(recipe: Recipe, teacher: Denoiser, init: Network | None = None, size
         )
     if isinstance(metric, FeatureDistance) and metric.features is None and shape not in FEATURES_OF:
         found.append(f"its metric compares features of bundled classifiers, and none knows samples of shape {shape}")
-    if isinstance(guidance, tuple) and not getattr(teacher, "classes", 0):
+    if isinstance(guidance, tuple) and not getattr(teacher, "classes", 0) and not isinstance(objective, Pointwise):
         found.append(
             f"guidance is a range, {list(guidance)}, but this teacher has no classes, so nothing guides it: choose a teacher with classes"
+        )
+    if recipe.lora and recipe.adapters:
+        found.append(
+            f"it would train both low-rank updates (lora = {recipe.lora}) and adapters (at most {recipe.adapters:g} of the parameters): set one of "
+            "them to 0"
         )
     if (recipe.lora or recipe.adapters) and net is None:
         part = "low-rank updates (lora)" if recipe.lora else "adapters"

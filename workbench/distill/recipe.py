@@ -10,11 +10,12 @@ from workbench.distill.objectives.ddgan import DenoisingGAN
 from workbench.distill.objectives.distributional import Distributional
 from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.pointwise import Pointwise
-from workbench.errors import unknown
+from workbench.distill.values import put
+from workbench.errors import WorkbenchError, unknown
 from workbench.samplers.sample import Sampling
 
 FRESH_RATE = 4.0
-OWN = ("batch", "ema", "steps", "lora", "adapters")
+OWN = ("batch", "ema", "steps", "lora", "adapters", "compile")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Recipe:
         points: options that suit points (d,) better than images.
         lora: rank of low-rank updates, which alone are trained; 0 trains every weight. adapters: largest share of the parameters
             that adapters told the guidance scale may have, which alone are trained; 0 for none.
+        compile: every network is compiled (torch.compile): True, or the name of its backend. It changes no more than rounding, so a
+            run may be continued with or without.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Recipe:
     points: dict[str, Any] = field(default_factory=dict)
     lora: int = 0
     adapters: float = 0.0
+    compile: bool | str = field(default=False, repr=False)
 
     def configured(self, **options: Any) -> Recipe:
         """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.
@@ -54,16 +58,22 @@ class Recipe:
         recipe = self
         for name, value in options.items():
             if name in OWN:
-                recipe = replace(recipe, **{name: value})
+                recipe = put(recipe, name, value)
             elif name == "lr" or name.endswith("_lr"):
                 player = "student" if name == "lr" else name[:-3]
                 if player not in recipe.optim:
                     raise unknown(f"option of recipe {self.name!r}", name, self.options())
-                recipe = replace(recipe, optim={**recipe.optim, player: replace(recipe.optim[player], lr=value)})
+                recipe = replace(recipe, optim={**recipe.optim, player: put(recipe.optim[player], "lr", value)})
             else:
                 changed = _replace(recipe.objective, name, value)
                 if changed is None:
                     raise unknown(f"option of recipe {self.name!r}", name, self.options())
+                if _own_times(changed) and getattr(changed, "times", None) != recipe.objective.times:
+                    start = type(changed.start).__name__
+                    raise WorkbenchError(
+                        f"{name} changes the times of recipe {self.name!r}, which {start} draws itself: set its options, "
+                        f"{', '.join(_names(changed.start))}, or another start."
+                    )
                 recipe = replace(recipe, objective=changed)
         return recipe
 
@@ -80,7 +90,8 @@ class Recipe:
     def options(self) -> list[str]:
         """Names of everything that `configured` accepts."""
         rates = ["lr", *(f"{player}_lr" for player in self.optim if player != "student")]
-        return list(dict.fromkeys([*OWN, *rates, *_names(self.objective)]))
+        unread = ("times",) if _own_times(self.objective) else ()
+        return list(dict.fromkeys([*OWN, *rates, *_names(self.objective, unread)]))
 
 
 def kinds(part: Any, name: str = "objective") -> dict[str, str]:
@@ -94,8 +105,13 @@ def kinds(part: Any, name: str = "objective") -> dict[str, str]:
     return found
 
 
-def _names(part: Any) -> list[str]:
-    own = [item.name for item in fields(part)]
+def _own_times(objective: Any) -> bool:
+    """Whether the states of an objective bring their times, so that its own are not read."""
+    return getattr(getattr(objective, "start", None), "own_times", False)
+
+
+def _names(part: Any, without: tuple[str, ...] = ()) -> list[str]:
+    own = [item.name for item in fields(part) if item.name not in without]
     return own + [name for item in own for inner in _parts(getattr(part, item)) for name in _names(inner) if name not in own]
 
 
@@ -108,13 +124,12 @@ def _replace(part: Any, name: str, value: Any) -> Any:
     """The part with the first field of this name replaced, searching nested parts breadth first; None if there is none."""
     own = [item.name for item in fields(part)]
     if name in own:
-        held = getattr(part, name)
-        return replace(part, **{name: held.given(value) if hasattr(held, "given") else value})  # a number may stand for a part
+        return put(part, name, value)
     for item in own:
         held = getattr(part, item)
         for inner in _parts(held):
             changed = _replace(inner, name, value)
             if changed is not None:
-                put = tuple(changed if one is inner else one for one in held) if isinstance(held, tuple) else changed
-                return replace(part, **{item: put})
+                whole = tuple(changed if one is inner else one for one in held) if isinstance(held, tuple) else changed
+                return replace(part, **{item: whole})
     return None

@@ -23,7 +23,7 @@ CALM = 16.0  # highest angular frequency in time of a fresh network that an obje
 def settled(teacher: Denoiser, recipe: Recipe) -> tuple[Denoiser, dict[str, Any]]:
     """A teacher that takes the guidance scale, made fit for the recipe, and the options that follow.
 
-    A recipe with a range of scales asks it as it is, and a pointwise one without any setting takes over its range;
+    A recipe with a range of scales asks it as it is, and a pointwise one that distils it without any setting takes over its range;
     for any other it is fixed at the scale asked for (its own by default).
 
     Raises:
@@ -37,7 +37,7 @@ def settled(teacher: Denoiser, recipe: Recipe) -> tuple[Denoiser, dict[str, Any]
     asked = scale_of(recipe)
     if isinstance(asked, tuple):
         return teacher, {}
-    if asked is None and isinstance(recipe.objective, Pointwise):
+    if asked is None and isinstance(recipe.objective, Pointwise) and recipe.objective.asks_teacher:
         return teacher, {"guidance": own}
     w = default_sampling(teacher).guidance if asked is None else float(asked)
     Scaled(teacher, w)  # says what is wrong with it

@@ -35,7 +35,7 @@ def labels(cond: Tensor | int | None, n: int, classes: int, device: torch.device
 
     Raises:
         WorkbenchError: if a label is not in -1..classes-1 (checked for ints and CPU tensors only: on an
-            accelerator the check would stall the device, and the face above has made it already).
+            accelerator the check would stall the device, and within a compiled graph break it; the face above has made it already).
     """
     if cond is None:
         return torch.full((n,), classes, device=device)
@@ -44,7 +44,8 @@ def labels(cond: Tensor | int | None, n: int, classes: int, device: torch.device
         cond = cond.expand(n)
     if cond.shape != (n,):
         raise WorkbenchError(f"cond has shape {tuple(cond.shape)}, but {n} samples need one label or ({n},) labels.")
-    if cond.device.type == "cpu" and n and not (int(cond.min()) >= -1 and int(cond.max()) < classes):
+    checked = cond.device.type == "cpu" and not torch.compiler.is_compiling()
+    if checked and n and not (int(cond.min()) >= -1 and int(cond.max()) < classes):
         raise WorkbenchError(
             f"class {int(cond.max() if cond.max() >= classes else cond.min())} does not exist: "
             f"this network knows 0 to {classes - 1}, and -1 for no class."

@@ -9,6 +9,7 @@ x0 estimate is X(x, t, s) is f = x - (tau_t - tau_s) u with the average velocity
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workbench.denoiser import Denoiser, Network
+from workbench.errors import WorkbenchError
 from workbench.paths import Path, per_sample
 
-FINITE_STEP = 2e-3
+FINITE_STEP = 5e-4  # of time: at 2e-3 a network whose embedding turns at 256 is off by 4 %, below 1e-4 single precision rounds
 
 
 def tau_of(path: Path, t: Tensor) -> Tensor:
@@ -119,17 +121,30 @@ def total_derivative(
 
     Args:
         exact: forward-mode differentiation (torch.func.jvp, with attention computed plainly); else central differences
-            with the step 2e-3, for networks that forward mode cannot pass.
+            with the step 5e-4, for networks that forward mode cannot pass.
+
+    Raises:
+        WorkbenchError: for such a network.
     """
     with torch.no_grad():
         if exact:
-            with _plain_attention():
-                return torch.func.jvp(function, (x, t), (dx, dt))
+            with _plain():
+                try:
+                    return torch.func.jvp(function, (x, t), (dx, dt))
+                except RuntimeError as error:  # also NotImplementedError
+                    if not any(word in str(error) for word in ("forward AD", "jvp", "functorch", "forward-mode")):
+                        raise
+                    reason = str(error).strip().splitlines()[0].rstrip(".")
+                    raise WorkbenchError(
+                        f"this network has no derivative in forward mode ({reason}): set exact=False for central differences."
+                    ) from error
         h = FINITE_STEP
         return function(x, t), (function(x + h * dx, t + h * dt) - function(x - h * dx, t - h * dt)) / (2 * h)
 
 
 @contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward-mode derivative
+def _plain() -> Iterator[None]:
+    """Without what has no forward-mode derivative: fused attention, and compiled networks, which would stay uncompiled ever after."""
+    compiler = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), compiler:
         yield

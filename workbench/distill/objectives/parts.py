@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -72,6 +73,7 @@ class FeatureDistance:
 
     features: str | None = None
     pixels: float = 0.1
+    of_samples: ClassVar[bool] = True  # never of a velocity, which is no picture
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         from workbench.metrics.features import features

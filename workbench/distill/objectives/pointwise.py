@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives import adversarial
+from workbench.distill.objectives.frequency import HighFrequency
 from workbench.distill.objectives.guidance import Steering, checked
 from workbench.distill.objectives.maps import ask, jump, tau_of
 from workbench.distill.objectives.mixing import Mix, Mixing
-from workbench.distill.objectives.parts import L2, drop_labels, guided
+from workbench.distill.objectives.parts import L2, AdaptiveL2, FeatureDistance, PseudoHuber, RootL2, drop_labels, guided
 from workbench.distill.objectives.starts import FromData, FromKeyPoints, FromPairs, FromPrior, FromRollout
 from workbench.distill.objectives.targets import SMALL, DiscreteConsistency, Point, Target, angle_of
 from workbench.distill.objectives.times import Grid, Halving
@@ -29,6 +30,10 @@ from workbench.errors import WorkbenchError, unknown
 from workbench.paths import per_sample
 
 COMPARED = ("x0", "velocity", "trig")
+METRICS = {
+    "l2": L2, "root-l2": RootL2, "adaptive-l2": AdaptiveL2, "pseudo-huber": PseudoHuber, "features": FeatureDistance,
+    "high-frequency": HighFrequency,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,15 @@ class Pointwise:
 
     Attributes:
         start: FromData, FromPairs, FromKeyPoints, FromPrior or FromRollout. times, target: parts of `times` and `targets`.
-        metric: distance of each sample. weight: called with (tau_t, tau_r, tau_s), times of the linear path; or None.
+        metric: distance of each sample: a part, or its name in `METRICS`. weight: called with (tau_t, tau_r, tau_s), times of the linear path; or None.
         compare: in what the metric measures: "x0"; "velocity", (x - x0) / tau; "trig", TrigFlow's F.
         two_times: the student is a flow map, X(x, t, s). push: prediction and target are both carried on to s = 0 by the target
             net before they are compared (CTM, arXiv 2310.02279, eq. 6).
         average: decay of the target net, 0 for the student itself. extras: further losses, see `extras`.
         gan: adversarial term, a weight or a part; None for none. mixing: target that starts near the student (TAID); None for the rule's own.
         guidance: classifier-free scale of the teacher, baked into the student; None for its own setting; or a range (low, high), over
-            which the scale is drawn and the student takes it as an input. dropout: share of null labels.
+            which the scale is drawn and the student takes it as an input. Without a teacher None is no guidance. dropout: share of
+            null labels.
     """
 
     start: FromData | FromPairs | FromKeyPoints | FromPrior | FromRollout = field(default_factory=FromData)
@@ -82,6 +88,18 @@ class Pointwise:
             raise unknown("compare", self.compare, COMPARED)
         if isinstance(self.average, (int, float)):
             object.__setattr__(self, "average", Average(float(self.average)))
+        for name, example in (
+            ("start", "FromData()"),
+            ("times", "Grid(8, 64)"),
+            ("target", "TeacherSteps(2)"),
+            ("weight", "InverseGap()"),
+        ):
+            value = getattr(self, name)
+            if not callable(value) and not (name == "weight" and value is None):
+                raise WorkbenchError(f"{name} is {value!r}, but must be a part such as {example}.")
+        object.__setattr__(self, "metric", _metric(self.metric))
+        if not isinstance(self.extras, (tuple, list)):
+            object.__setattr__(self, "extras", (self.extras,) if self.extras is not None else ())
         object.__setattr__(self, "gan", adversarial.of(self.gan))
         object.__setattr__(self, "guidance", checked(self.guidance))
         if isinstance(self.mixing, (int, float)):
@@ -90,15 +108,49 @@ class Pointwise:
             raise WorkbenchError(
                 "push=True carries a jump on to s = 0, so it needs a student with two times: set two_times=True."
             )
+        target = type(self.target).__name__
+        if getattr(self.target, "needs_end", False) and not self.two_times:
+            raise WorkbenchError(f"{target} asks the student where a jump from t to s lands: set two_times=True.")
+        if isinstance(self.start, FromPrior) and not getattr(self.times, "from_top", False):
+            raise WorkbenchError(
+                f"FromPrior() starts at pure noise, t = 1, and times is {type(self.times).__name__}: set times=FromTop(...), or another start."
+            )
+        if self.average.decay and not self.push and not getattr(self.target, "asks_student", True):
+            raise WorkbenchError(
+                f"average is {self.average.decay:g}, but {target} asks no student for its target, so there is no target net: leave it at 0."
+            )
 
     @property
     def needs_data(self) -> bool:
         """Whether training looks at real samples."""
         return self.start.needs_data or self.gan is not None
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether states or targets are a teacher's, whose guidance then counts."""
+        return self.start.asks_teacher or getattr(self.target, "asks_teacher", True)
+
     def bind(self, teacher: Denoiser, student: Network) -> BoundPointwise:
         """The objective for this teacher and student."""
-        return BoundPointwise(self, guided(teacher, self.guidance), student)
+        scale = 1.0 if self.guidance is None and not self.asks_teacher else self.guidance
+        return BoundPointwise(self, guided(teacher, scale), student)
+
+    def misfits(self, teacher: Denoiser) -> list[str]:
+        """Why guidance would do nothing with this teacher; empty if it would."""
+        if self.guidance is None or self.guidance == 1:
+            return []
+        if not getattr(teacher, "classes", 0):
+            shown = f"a range, {list(self.guidance)}" if isinstance(self.guidance, tuple) else f"{self.guidance:g}"
+            return [
+                f"guidance is {shown}, but this teacher has no classes, so nothing guides it: choose a teacher with classes, or leave "
+                "guidance out"
+            ]
+        if self.asks_teacher or (self.two_times and getattr(self.target, "guides_itself", False)):
+            return []
+        return [
+            "it learns from data alone and asks no teacher, so guidance has nothing to act on: leave guidance out, or take a recipe that "
+            "distils the teacher, such as cd, lcm or scm"
+        ]
 
 
 class BoundPointwise:
@@ -198,7 +250,7 @@ class BoundPointwise:
         path, x = self.student.path, point.x
         if self.switches.push:
             return self._pushed(prediction, point), self._pushed(target, point).detach()
-        if self.switches.compare == "x0":
+        if self.switches.compare == "x0" or getattr(self.switches.metric, "of_samples", False):
             return prediction, target
         tau = tau_of(path, point.t) if self.switches.compare == "velocity" else angle_of(path, point.t).sin()
         scale = per_sample(1 / tau, x)
@@ -221,6 +273,20 @@ class Stage(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("index", torch.zeros((), dtype=torch.long))
+
+
+def _metric(value: Any) -> Any:
+    """A metric from what a user may give: its name, or the part itself."""
+    if isinstance(value, str):
+        name = value.strip().lower().replace("_", "-")
+        if name not in METRICS:
+            raise unknown("metric", value, METRICS)
+        return METRICS[name]()
+    if not callable(value):
+        raise WorkbenchError(
+            f"metric is {value!r}, but must be one of {', '.join(METRICS)}, or a part such as PseudoHuber(0.1)."
+        )
+    return value
 
 
 def _copy(network: Network) -> Network:

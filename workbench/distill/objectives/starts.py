@@ -1,7 +1,8 @@
 """START: where a pointwise objective's states come from.
 
 Each part is called as part(batch, times, rng, teacher, student) and returns (x_t, x0, eps, cond, times), x0 and eps None
-where the state has none.
+where the state has none. `asks_teacher` says whether the states are the teacher's, and `own_times` that they bring their times,
+whatever the recipe's are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class FromData:
 
     pairs: ClassVar[None] = None
     needs_data: ClassVar[bool] = True
+    asks_teacher: ClassVar[bool] = False
+    own_times: ClassVar[bool] = False
 
     @staticmethod
     def rows(size: int) -> int:
@@ -52,6 +55,8 @@ class FromPairs:
     pairs: Pairs = field(default_factory=Pairs)
     anneal: float = 0.0
     needs_data: ClassVar[bool] = False
+    asks_teacher: ClassVar[bool] = True
+    own_times: ClassVar[bool] = False
 
     @staticmethod
     def rows(size: int) -> int:
@@ -76,6 +81,8 @@ class FromKeyPoints:
 
     pairs: KeyPoints = field(default_factory=KeyPoints)
     needs_data: ClassVar[bool] = False
+    asks_teacher: ClassVar[bool] = True
+    own_times: ClassVar[bool] = True
 
     @staticmethod
     def rows(size: int) -> int:
@@ -96,6 +103,8 @@ class FromPrior:
 
     pairs: ClassVar[None] = None
     needs_data: ClassVar[bool] = False
+    asks_teacher: ClassVar[bool] = False
+    own_times: ClassVar[bool] = False
 
     @staticmethod
     def rows(size: int) -> int:
@@ -122,6 +131,8 @@ class FromRollout:
     top: bool = False
     pairs: ClassVar[None] = None
     needs_data: ClassVar[bool] = False
+    asks_teacher: ClassVar[bool] = True
+    own_times: ClassVar[bool] = True
 
     def __post_init__(self):
         check_count("route", self.route, 2)

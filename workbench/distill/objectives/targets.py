@@ -7,12 +7,12 @@ the result is the x0 estimate X whose jump t -> s lands where the rule says.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from workbench.denoiser import Denoiser, Network
+from workbench.denoiser import Denoiser, Guided, Network, Scaled, rows_of
 from workbench.distill.objectives.maps import (
     ask,
     average_velocity,
@@ -46,7 +46,11 @@ class Point(NamedTuple):
 
 
 class Target(Protocol):
-    """TARGET: the x0 estimate to be had at the point, without gradient."""
+    """TARGET: the x0 estimate to be had at the point, without gradient.
+
+    A rule may say of itself `asks_teacher` (else True), `asks_student`: whether the target net is asked (else True), `guides_itself`:
+    without a teacher, guidance is folded into its velocity (else False), and `needs_end`: the student must be told where a jump ends (else False).
+    """
 
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor: ...
 
@@ -54,6 +58,9 @@ class Target(Protocol):
 @dataclass(frozen=True)
 class StoredEndpoint:
     """The pair's own x0 (rule T1)."""
+
+    asks_teacher: ClassVar[bool] = False
+    asks_student: ClassVar[bool] = False
 
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
         return point.x0
@@ -68,6 +75,7 @@ class TeacherSteps:
 
     count: int = 2
     solver: str = "ddim"
+    asks_student: ClassVar[bool] = False
 
     def __post_init__(self):
         check_count("count", self.count, 0)
@@ -101,6 +109,11 @@ class DiscreteConsistency:
         if not 0 <= self.eta <= 1:
             raise WorkbenchError(f"eta is {self.eta}, but must lie between 0 (the ODE) and 1 (ancestral).")
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether a step of the teacher leads to r."""
+        return not self.shared
+
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
         x, t, r, s, cond = point.x, point.t, point.r, point.s, point.cond
         path = student.path
@@ -120,7 +133,8 @@ class Eulerian:
     """u = V - (t - s) du/dt, the total derivative along (V, 1, 0) (rule T4; MeanFlow, arXiv 2505.13447, eq. 8).
 
     Attributes:
-        source: "data", V = eps - x0 of the sample itself, or "teacher" (AYF, arXiv 2506.14603, eq. 7).
+        source: "data", V = eps - x0 of the sample itself, or "teacher" (AYF, arXiv 2506.14603, eq. 7). Under guidance w the
+            data's is w V + (1 - w) u(x, t, t) without a label (MeanFlow, section 4.2).
         normalise: divide the tangent V - u - (t - s) du/dt by its norm + `c`, per sqrt(dimension) (sCM, arXiv 2410.11081, eq. 11).
         warmup: share of the run over which the derivative's weight rises from 0 to 1.
         exact: forward-mode derivative, or central differences.
@@ -131,14 +145,20 @@ class Eulerian:
     c: float = 0.1
     warmup: float = 0.0
     exact: bool = True
+    guides_itself: ClassVar[bool] = True
 
     def __post_init__(self):
         _check_source(self.source)
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether V is the teacher's."""
+        return self.source == "teacher"
+
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
         x, t, s, path = point.x, point.t, point.s, student.path
         tau, tau_s = tau_of(path, t), tau_of(path, s)
-        v = _velocity(self.source, teacher, point)
+        v = _velocity(self.source, teacher, student, point)
         u, slope = along(student, point, v, self.exact)
         grown = 1.0 if self.warmup <= 0 else min(1.0, point.progress / self.warmup)
         tangent = v - u - per_sample(tau - tau_s, x) * grown * slope
@@ -153,7 +173,7 @@ class TrigTangent:
 
     With f = cos(a) x - sin(a) F on x = cos(a) x0 + sin(a) z: g = -cos^2(a) (F - dx/da) - r cos(a) sin(a) (x + dF/da), r rising over
     `warmup`, and F is pulled to F + g / (|g| + c). Any teacher will do, since every path is carried to the trigonometric one
-    exactly (SANA-Sprint, arXiv 2503.09641, eq. 3).
+    exactly (SANA-Sprint, arXiv 2503.09641, eq. 3). The paper's learned weight of each time is left out: normalised tangents have a norm near 1 at all of them.
 
     Attributes:
         source: "teacher" (sCD) or "data" (sCT). normalise, c: divide g by its norm per sqrt(dimension) + c. exact: as in `Eulerian`.
@@ -168,10 +188,15 @@ class TrigTangent:
     def __post_init__(self):
         _check_source(self.source)
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the trajectory is the teacher's."""
+        return self.source == "teacher"
+
     def tangent(self, teacher: Denoiser, student: Network, point: Point, grown: float = 1.0) -> tuple[Tensor, Tensor]:
         """(F, g) at the point, before normalisation."""
         x, t, path = point.x, point.t, student.path
-        v = _velocity(self.source, teacher, point)
+        v = _velocity(self.source, teacher, student, point)
         angle = per_sample(angle_of(path, t), x)
         cos, sin = angle.cos(), angle.sin()
         size = cos + sin  # of the linear state: x_linear = x_trig / size
@@ -203,6 +228,8 @@ class Lagged:
     y = X(r) + (1 - rho_s / rho_r) (D(x_r, r) - X(r)), x_r the student's own; at s = t the anchor X = D(x, t) (eq. 11).
     """
 
+    needs_end: ClassVar[bool] = True
+
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
         x, t, r, s, cond, path = point.x, point.t, point.r, point.s, point.cond, student.path
         mine = ask(student, x, t, cond, r)
@@ -221,6 +248,7 @@ class Lagrangian:
     """
 
     exact: bool = True
+    needs_end: ClassVar[bool] = True
 
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
         x, t, s, cond, path = point.x, point.t, point.s.clamp(SMALL, 1 - SMALL), point.cond, student.path
@@ -239,9 +267,16 @@ class Semigroup:
     """Two jumps of the student itself, t -> r -> s (rule T7; SplitMeanFlow, arXiv 2507.16884, eq. 9); V where s = t, its only anchor."""
 
     source: str = "data"
+    guides_itself: ClassVar[bool] = True
+    needs_end: ClassVar[bool] = True
 
     def __post_init__(self):
         _check_source(self.source)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether V is the teacher's."""
+        return self.source == "teacher"
 
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
         x, t, r, s, cond, path = point.x, point.t, point.r, point.s, point.cond, student.path
@@ -251,7 +286,7 @@ class Semigroup:
         second = average_velocity(student, x_r, r.clamp_min(SMALL), s, cond)
         share = per_sample(((tau - tau_r) / (tau - tau_s).clamp_min(1e-12)).clamp(0, 1), x)
         composed = share * first + (1 - share) * second
-        v = _velocity(self.source, teacher, point)
+        v = _velocity(self.source, teacher, student, point)
         return from_average(path, x, t, torch.where(per_sample(t - s, x) > SMALL, composed, v))
 
 
@@ -275,10 +310,16 @@ def along(student: Network, point: Point, v: Tensor, exact: bool) -> tuple[Tenso
     return total_derivative(ask_at, start, first, v, torch.ones_like(first), exact)
 
 
-def _velocity(source: str, teacher: Denoiser, point: Point) -> Tensor:
+def _velocity(source: str, teacher: Denoiser, student: Network, point: Point) -> Tensor:
     if source == "teacher":
         return velocity(teacher, point.x, point.t, point.cond)
-    return point.eps - point.x0
+    v, cond = point.eps - point.x0, point.cond
+    scale = teacher.scale if isinstance(teacher, (Guided, Scaled)) else 1.0
+    if cond is None or (not isinstance(scale, Tensor) and scale == 1):
+        return v
+    null = average_velocity(student, point.x, point.t, point.t, torch.full_like(cond, -1))
+    w = per_sample(rows_of(scale, v), v)
+    return torch.where(per_sample(cond, v) >= 0, w * v + (1 - w) * null, v)
 
 
 def _normalised(tangent: Tensor, c: float) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -316,6 +316,7 @@ class FromTop:
     step: float = 1 / 32
     boundary: float = 0.25
     zero: float = 0.0
+    from_top: ClassVar[bool] = True
 
     def __post_init__(self):
         for name in ("step", "boundary", "zero"):
