@@ -70,6 +70,10 @@ class Optim:
     warmup: int = 50
     decay: float = 1.0
 
+    def __post_init__(self):
+        if not 0 <= self.lr < math.inf:
+            raise WorkbenchError(f"a rate (lr) is {self.lr!r}, but must be a number of at least 0, such as 1e-4.")
+
     def rate(self, step: int, fraction: float) -> float:
         """Learning rate at a step, `fraction` of the way through the run."""
         left = (1 - fraction) / self.decay if self.decay > 0 else 1.0
@@ -141,6 +145,8 @@ def train(
     """
     if steps is None and seconds is None:
         raise WorkbenchError("say how long to train: steps=... or seconds=...")
+    if not 0 <= ema < 1:
+        raise WorkbenchError(f"ema is {ema!r}, but is how much of the average a step keeps, from 0 to below 1.")
     folder = RunFolder(run, {**config, "seed": seed, "steps": steps, "seconds": seconds, "ema": ema,
                              "optim": {name: asdict(value) for name, value in optim.items()}})  # fmt: skip
     players = {name: player.to(device).train() for name, player in objective.players.items()}

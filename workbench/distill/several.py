@@ -115,7 +115,7 @@ def distill_several(
     from workbench.distill.recipes import get
 
     own = {field.name for field in fields(Several)} - {"guidance", "dropout"}
-    switches = replace(recipe.objective, **{key: value for key, value in options.items() if key in own})
+    switches = recipe.configured(**{key: value for key, value in options.items() if key in own}).objective
     rest = {key: value for key, value in options.items() if key not in own}
     if switches.guidance is not None:
         rest.setdefault("guidance", switches.guidance)

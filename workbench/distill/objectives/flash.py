@@ -118,7 +118,7 @@ class BoundFlash(BoundDistributional):
         made = self._generate(batch, rng)
         self.made = made._replace(x=made.x.detach(), state=made.state.detach())
         with held([p for p in self.judge.parameters() if p.requires_grad]):
-            value = F.softplus(-self._judged(made.x, made.cond, rng)).mean()
+            value = F.softplus(-self._verdict(made.x, made.cond, rng)).mean()
         return switches.adversary * value, {"gan": value.detach()}
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -128,13 +128,13 @@ class BoundFlash(BoundDistributional):
         if batch.x0 is None:
             raise WorkbenchError("the adversary compares with real samples: pass data=..., or set split=0.")
         real, fake = (
-            self._judged(x, cond, rng)
+            self._verdict(x, cond, rng)
             for x, cond in ((batch.x0, labels_of(batch, self.made.cond)), (self.made.x, self.made.cond))
         )
         accuracy = 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
         return F.softplus(-real).mean() + F.softplus(fake).mean(), {"accuracy": accuracy, **reliability(real, fake)}
 
-    def _judged(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
+    def _verdict(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
         t = self.switches.near * torch.rand(len(x), generator=rng, device=x.device).double()
         x_t = self.path.mix(x, normal(x.shape, rng), t)
         return self.judge(x_t / self.student.unit(x, t), t, cond)

@@ -1,0 +1,103 @@
+"""Whether a value fits the option it is given for: a field says by its annotation what it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from numbers import Real
+from typing import Any
+
+from workbench.errors import WorkbenchError
+
+SCALARS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "float": (lambda value: _number(value), "a number"),
+    "int": (lambda value: _number(value) and float(value).is_integer(), "a whole number"),
+    "bool": (lambda value: isinstance(value, bool), "True or False"),
+    "str": (lambda value: isinstance(value, str), "a word"),
+    "None": (lambda value: value is None, "None"),
+    "Any": (lambda value: not isinstance(value, (str, bool, Real)), "a part"),  # within a tuple; see `_plain`
+}
+
+
+def put(part: Any, name: str, value: Any, **others: Any) -> Any:
+    """A copy of a dataclass with one field replaced.
+
+    Args:
+        others: further fields that change with it.
+
+    Raises:
+        WorkbenchError: for a value that the field cannot hold.
+
+    >>> from workbench.distill.loop import Optim
+    >>> put(Optim(), "warmup", "long")
+    Traceback (most recent call last):
+        ...
+    workbench.errors.WorkbenchError: warmup is 'long', but must be a whole number.
+    """
+    kind = next(item.type for item in fields(part) if item.name == name)
+    held, members = getattr(part, name), _members(kind)
+    plain = [_plain(member) for member in members]
+    if all(plain) and not any(fits(value) for fits, _ in plain):
+        raise WorkbenchError(f"{name} is {value!r}, but must be {' or '.join(words for _, words in plain)}.")
+    if isinstance(value, Real) and value != value:
+        raise _no_part(name, value, held, members)
+    try:
+        given = value if all(plain) or not hasattr(held, "given") else held.given(value)  # a number may stand for a part
+        made = replace(part, **{name: given, **others})
+    except WorkbenchError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _no_part(name, value, held, members) from error
+    after = getattr(made, name)
+    if not all(plain) and after is value and isinstance(after, (str, bool, Real)):
+        raise _no_part(name, value, held, members)
+    return made
+
+
+def _no_part(name: str, value: Any, held: Any, members: list[str]) -> WorkbenchError:
+    known = [member for member in members if member not in ("Any", "None")]
+    there = [getattr(held, "__name__", type(held).__name__)] if held is not None else []
+    short = ["what stands for one"] if hasattr(held, "given") else []
+    said = " or ".join([*(known or there or ["a part of its own"]), *short, *(["None"] if "None" in members else [])])
+    return WorkbenchError(f"{name} is {value!r}, but must be {said}.")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _members(kind: str) -> list[str]:
+    """The alternatives of an annotation.
+
+    >>> _members("Callable[[int | None], int] | None")
+    ['Callable[[int | None], int]', 'None']
+    """
+    found, depth = [""], 0
+    for letter in kind:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "|" and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [one.strip() for one in found]
+
+
+def _plain(member: str) -> tuple[Callable[[Any], bool], str] | None:
+    """What tells whether a value is of a plain kind, and that kind in words; None for a part or a function."""
+    if member in SCALARS:
+        return SCALARS[member] if member != "Any" else None
+    outer, _, inner = member.rstrip("]").partition("[")
+    items = [item.strip() for item in inner.split(",")]
+    if outer == "dict":
+        return lambda value: isinstance(value, Mapping), "a mapping"
+    if outer not in ("tuple", "list") or items[0] not in SCALARS:
+        return None
+    fits, words = SCALARS[items[0]]
+    many = outer == "list" or items[-1] == "..."
+    words = {"a number": "numbers", "a whole number": "whole numbers", "a word": "words", "a part": "parts"}.get(words, words)
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, (tuple, list)) and (many or len(value) == len(items)) and all(map(fits, value))
+
+    return holds, f"a list of {words}" if many else f"{len(items)} {words}"
