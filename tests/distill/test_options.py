@@ -13,7 +13,6 @@ from workbench.distill.distill import distill
 from workbench.distill.fit import check_fit
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives import times as at
-from workbench.distill.objectives.extras import Anchor
 from workbench.distill.objectives.maps import average_velocity, from_average, total_derivative, velocity
 from workbench.distill.objectives.parts import FEATURES_OF, FeatureDistance, PseudoHuber
 from workbench.distill.objectives.pointwise import METRICS, Pointwise
@@ -111,8 +110,6 @@ def test_metrics_have_names():
     for wrong, said in (({"metric": 3}, "metric is 3"), ({"weight": 2}, "weight is 2"), ({"times": "grid"}, "times is 'grid'")):
         with pytest.raises(WorkbenchError, match=said):
             get("cd").configured(**wrong)
-    assert get("ctm").configured(extras=Anchor(2.0)).objective.extras == (Anchor(2.0),)
-    assert get("ctm").configured(extras=None).objective.extras == ()
 
 
 def test_options_that_nothing_reads_are_not_there():

@@ -98,8 +98,6 @@ class Pointwise:
             if not callable(value) and not (name == "weight" and value is None):
                 raise WorkbenchError(f"{name} is {value!r}, but must be a part such as {example}.")
         object.__setattr__(self, "metric", _metric(self.metric))
-        if not isinstance(self.extras, (tuple, list)):
-            object.__setattr__(self, "extras", (self.extras,) if self.extras is not None else ())
         object.__setattr__(self, "gan", adversarial.of(self.gan))
         object.__setattr__(self, "guidance", checked(self.guidance))
         if isinstance(self.mixing, (int, float)):
