@@ -130,7 +130,8 @@ def _lines(rows: Rows, part: str, title: str, y: str, axis: str, log: bool = Fal
 
 
 def _by_level(rows: Rows, part: str, axis: str) -> go.Figure | None:
-    """Means over stretches of the run, a row for each tenth of the noise level; colours are logarithms."""
+    """Means over stretches of the run, a row for each tenth of the noise level; colours are logarithms. Where a stretch drew no such level the
+    last known value stays."""
     players = _prefixes(rows, rf"{part}/\d")
     if not players:
         return None
@@ -138,7 +139,7 @@ def _by_level(rows: Rows, part: str, axis: str) -> go.Figure | None:
     kept = [row for row in rows if any(name in row for each in names for name in each)]
     every = math.ceil(len(kept) / COLUMNS)
     stretches = [kept[k : k + every] for k in range(0, len(kept), every)]
-    z = [[_mean(stretch, each) for stretch in stretches] for each in names]
+    z = [_held([_mean(stretch, each) for stretch in stretches]) for each in names]
     seen = [math.log10(value) for line in z for value in line if value]
     if not seen:
         return None
@@ -202,6 +203,12 @@ def _observed(rows: Rows, player: str) -> list[tuple[float, float, float]]:
 def _error(points: Sequence[tuple[float, float, float]]) -> float:
     total = sum(share for _, _, share in points)
     return sum(share * abs(given - real) for given, real, share in points) / total if total else math.nan
+
+
+def _held(values: list[float | None]) -> list[float | None]:
+    """Each missing value as the last before it."""
+    last = None
+    return [last := value if value is not None else last for value in values]
 
 
 def _mean(rows: Rows, names: Sequence[str]) -> float | None:
