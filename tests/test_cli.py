@@ -178,6 +178,14 @@ def test_distill_ends_with_the_students_folder_and_continues(capsys, at_home):
     assert (at_home / "runs/moons-reflow/checkpoint.safetensors").read_bytes() == before
 
 
+def test_distill_takes_a_start_and_a_size(capsys):
+    argv = ("distill", "moons", "kd", "--steps", "2", "--set", "count=64", "batch=16", "--network", "width=16", "depth=1")
+    assert call(capsys, *argv, "--run", "small")[0] == 0
+    assert zoo.load("./small/student").net.config.width == 16
+    status, *_ = call(capsys, *argv[:8], "--init", "./small/student", "--run", "again")
+    assert status == 0 and zoo.load("./again/student").net.config.width == 16
+
+
 def test_follow_says_how_to_go_on_after_ctrl_c(capsys, tmp_path):
     def interrupted():
         yield Progress(1, 9, {"student": 0.5}, {}, 0.1)
@@ -286,6 +294,10 @@ def test_doctor_reports_a_damaged_model(capsys, at_home):
         ("distill moons reflwo", "did you mean 'reflow'?"),
         ("distill moons reflow --set cuont=3", "did you mean 'count'?"),
         ("distill moons reflow --set seed=3", "write --seed"),
+        ("distill moons reflow --set init=moons", "write --init"),
+        ("distill moons reflow --set clock=3", "unknown option of recipe 'reflow' 'clock'"),
+        ("distill moons reflow --set lr=fast", "lr is 'fast', but must be a number"),
+        ("distill moons reflow --network width", "--network 'width' must be KEY=VALUE"),
         ("distill moons reflow --device gpu9", "this machine has cpu"),
         ("distill moons consistency --data nowhere", "unknown data set"),
         ("zoo biuld", "did you mean 'build'?"),

@@ -27,6 +27,8 @@ def test_no_option_of_any_recipe_takes_a_word_for_a_number_or_a_part(name):
                 assert "\n" not in str(error) and str(error).endswith(".")
             else:  # a word where a word belongs: the part that reads it says which it knows
                 assert value == "abc" and changed != recipe, (option, value)
+                held = [getattr(part, option, None) for part in (recipe, recipe.objective)]
+                assert not any(type(one) in (int, float) for one in held), option
 
 
 @pytest.mark.parametrize(

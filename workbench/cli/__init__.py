@@ -198,6 +198,13 @@ def build_parser() -> Parser:
     distill.add_argument(
         "--data", help="digits, fashion, a folder of images or OWNER/NAME on the Hub (default: the teacher's own)"
     )
+    distill.add_argument(
+        "--init", metavar="MODEL", help="start the student as this model, a name or a folder (default: the teacher)"
+    )
+    distill.add_argument(
+        "--network", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="size of a student that starts from nothing, such as width=32 depth=3",
+    )  # fmt: skip
     distill.add_argument("--name", help="the student's name on its card")
     _training(distill)
     _settings(distill, "of the recipe, such as batch=32 lr=1e-4")

@@ -81,7 +81,7 @@ def classes(model: Any, text: str | None, n: int) -> torch.Tensor | None:
     return torch.tensor(found)[torch.arange(n) % len(found)]
 
 
-def settings(pairs: Iterable[str]) -> dict[str, Any]:
+def settings(pairs: Iterable[str], option: str = "--set", such: str = "batch=32") -> dict[str, Any]:
     """Read KEY=VALUE words; values are Python literals where they can be, else text.
 
     Raises:
@@ -95,9 +95,9 @@ def settings(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise WorkbenchError(f"--set {pair!r} must be KEY=VALUE, such as batch=32.")
+            raise WorkbenchError(f"{option} {pair!r} must be KEY=VALUE, such as {such}.")
         if key in found:
-            raise WorkbenchError(f"--set gives {key!r} twice.")
+            raise WorkbenchError(f"{option} gives {key!r} twice.")
         try:
             found[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

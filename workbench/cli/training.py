@@ -25,7 +25,7 @@ PLAIN_SECONDS = 5.0  # between lines where there is no terminal to redraw
 def distill(args: Namespace) -> None:
     """Train a student and name its folder."""
     from workbench.distill.distill import distill as train
-    from workbench.distill.recipes import recipes
+    from workbench.distill.recipes import get, recipes
 
     known = [recipe.name for recipe in recipes()]
     if args.recipe not in known:  # before the teacher is read
@@ -33,7 +33,10 @@ def distill(args: Namespace) -> None:
     teacher, options = zoo.load(args.teacher), settings(args.settings)
     own = [name for name in inspect.signature(train).parameters if name != "options"]
     if taken := sorted(set(own) & set(options)):
+        if not hasattr(args, taken[0]):
+            raise unknown(f"option of recipe {args.recipe!r}", taken[0], get(args.recipe).options())
         raise WorkbenchError(f"--set {taken[0]}=... has an option of its own: write --{taken[0]}.")
+    size = settings(args.network, "--network", "width=32")
     run = (
         Path(args.run)
         if args.run
@@ -57,8 +60,10 @@ def distill(args: Namespace) -> None:
             args.steps,
             args.seconds,
             args.seed,
+            init=zoo.load(args.init) if args.init else None,
             device=device(args.device),
             name=args.name,
+            network=size or None,
             report_seconds=0.5,
             **options,
         ),

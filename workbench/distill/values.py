@@ -50,7 +50,8 @@ def put(part: Any, name: str, value: Any, **others: Any) -> Any:
     except (TypeError, ValueError, AttributeError) as error:
         raise _no_part(name, value, held, members) from error
     after = getattr(made, name)
-    if not all(plain) and after is value and isinstance(after, (str, bool, Real)):
+    open_to_all = members == ["Any"] and (held is None or isinstance(held, str))  # the part that reads it knows more
+    if not all(plain) and not open_to_all and after is value and isinstance(after, (str, bool, Real)):
         raise _no_part(name, value, held, members)
     return made
 
