@@ -84,6 +84,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(call, near):
         (lambda: wb.plan("euler", "linear", None), "steps is None"),
         (lambda: wb.plan("euler", "linear", schedule=[1.0, 1.2, 0.0]), "between 0 (data) and 1 (noise)"),
         (lambda: wb.plan("euler", "linear", schedule=[0.0, 1.0]), "fall strictly"),
+        (lambda: wb.plan("euler", "linear", schedule=[1.0, 0.5, 0.7, 0.0]), "but 0.7 follows 0.5: give them in falling order"),
         (lambda: wb.plan("euler", "linear", schedule=[1.0, math.nan, 0.0]), "at least two numbers"),
         (lambda: wb.plan("euler", "linear", 3, schedule=[1.0, 0.0]), "not 3"),
         (lambda: wb.plan("euler", "linear", 4, t_start=0.2, t_end=0.5), "t_end < t_start"),

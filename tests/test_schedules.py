@@ -162,8 +162,8 @@ def test_impossible_steps(steps: object) -> None:
     ("times", "steps", "message"),
     [
         ([1.0, 0.5, 0.0], 3, "is 2 steps, not 3"),
-        ([0.0, 1.0], None, "do not fall strictly"),
-        ([1.0, 0.5, 0.5, 0.0], None, "do not fall strictly"),
+        ([0.0, 1.0], None, "but 1 follows 0"),
+        ([1.0, 0.5, 0.5, 0.0], None, "but 0.5 follows 0.5"),
         ([1.2, 0.0], None, "between 0 .data. and 1 .noise."),
         ([1.0, -0.1], None, "between 0 .data. and 1 .noise."),
         ([1.0, float("nan")], None, "between 0 .data. and 1 .noise."),

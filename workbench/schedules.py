@@ -249,6 +249,12 @@ def get(schedule: str | Callable | Sequence[float] | Tensor, path: str | Path, s
     if len(times) < 2 or not bool(torch.isfinite(times).all()) or float(times.max()) > 1 or float(times.min()) < 0:
         raise WorkbenchError(f"times {times.tolist()[:6]} must be at least two numbers between 0 (data) and 1 (noise).")
     if not bool((times.diff() < 0).all()):
+        if not (isinstance(schedule, str) or callable(schedule)):
+            at = int((times.diff() >= 0).nonzero()[0])
+            raise WorkbenchError(
+                f"times must fall strictly from noise (1) to data (0), but {float(times[at + 1]):g} follows {float(times[at]):g}: "
+                "give them in falling order, each once."
+            )
         raise WorkbenchError(
             f"{len(times) - 1} steps on this schedule do not fall strictly from noise to data: take fewer steps."
         )

@@ -69,7 +69,7 @@ def test_damaged_plans() -> None:
         (("ddim", "linear", 0), {}, "steps is 0"),
         (("ddim", "linear", 10_001), {}, "from 1 to 10000"),
         (("ddim", "linear", None), {}, "steps is None"),
-        (("ddim", "linear", None, [0.0, 1.0]), {}, "do not fall strictly"),
+        (("ddim", "linear", None, [0.0, 1.0]), {}, "must fall strictly from noise"),
         (("ddim", "linear", 3, [1.0, 0.0]), {}, "is 1 steps, not 3"),
         (("ddim", "linear", 4), {"t_start": 2.0}, "0 <= t_end < t_start <= 1"),
         (("ddim", "linear", 4), {"eta": 1.5}, "eta is 1.5"),

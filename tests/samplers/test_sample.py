@@ -91,6 +91,13 @@ def test_a_students_own_plan_is_the_default() -> None:
 
 
 def test_thresholding() -> None:
+    with pytest.raises(
+        WorkbenchError, match=r"thresholding acts on the model's estimate.*workbench\.Thresholded\(model, 'dynamic'\)"
+    ):
+        wb.plan("dpmpp_2m", "linear", 4, thresholding="dynamic")
+    plan = wb.plan("dpmpp_2m", "linear", 5)
+    *_, last = wb.run(plan, wb.Thresholded(TEACHER, "dynamic"), initial_noise(8, (2,), 0, torch.float64))
+    assert torch.equal(last.x, wb.sample(TEACHER, 8, steps=5, sampler="dpmpp_2m", thresholding="dynamic"))
     assert wb.sample(TEACHER, 8, steps=5, thresholding="clip").abs().max() <= 1
     assert prepare(TEACHER, thresholding="dynamic").mode == "dynamic"
 

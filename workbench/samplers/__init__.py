@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench import paths, schedules
-from workbench.errors import check_options, unknown
+from workbench.errors import WorkbenchError, check_options, unknown
 from workbench.paths import Path
 from workbench.samplers import momentum, multistep, singlestep, solvers, stochastic, unipc
 from workbench.samplers.adaptive import POLICIES, no_table, policy
@@ -76,6 +76,11 @@ def plan(
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     path = paths.get(path)
+    if "thresholding" in options:
+        raise WorkbenchError(
+            "thresholding acts on the model's estimate, not on the table: pass it to workbench.sample or workbench.to_diffusers, or run the "
+            "plan with workbench.Thresholded(model, 'dynamic')."
+        )
     known, of_schedule = sampler_options(sampler), schedules.options(schedule)
     check_options(f"sampler {sampler!r} with this schedule", options, [*known, *of_schedule])
     times = schedules.get(schedule, path, steps, **{key: value for key, value in options.items() if key in of_schedule})
