@@ -1,7 +1,7 @@
-"""Measure every deterministic solver on every schedule and store the result that `workbench bench solvers` shows.
+"""Measure every solver on every schedule and store the result that `workbench bench solvers` shows.
 
 `python benchmarks/solvers.py` takes about a quarter of an hour on two cores; it goes on where it was stopped. `--only digits/teacher` measures
-one teacher again.
+one teacher again. `--tuned` measures the schedules that are computed from the teacher instead, `--law` the solvers that add noise.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workbench.bench import Entry, load, measure, text
-from workbench.bench.solvers import SPACES, STORED, store
+from workbench.bench.solvers import SPACES, STORED, STORED_LAW, STORED_TUNED, measure_law, store
 from workbench.errors import WorkbenchError
+from workbench.samplers.tuned import TUNED
 
 
 def main() -> None:
@@ -23,9 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="TEACHER", help="measure these again")
     parser.add_argument("--again", action="store_true", help="forget what is stored")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--tuned", action="store_true", help="the schedules computed from the teacher")
+    which.add_argument("--law", action="store_true", help="the solvers that add noise, by the distance of laws")
     args = parser.parse_args()
+    place = STORED_TUNED if args.tuned else STORED_LAW if args.law else STORED
     try:
-        found, notes = ([], []) if args.again else load()
+        found, notes = ([], []) if args.again else load(place)
     except WorkbenchError:
         found, notes = [], []
     done = {note["teacher"] for note in notes} - set(args.only or ())
@@ -33,7 +38,9 @@ def main() -> None:
         if teacher in done:
             continue
         began, entries = time.monotonic(), []
-        for item in measure([teacher]):
+        for item in (
+            measure_law([teacher]) if args.law else measure([teacher], schedule_names=list(TUNED) if args.tuned else None)
+        ):
             if isinstance(item, Entry):
                 entries.append(item)
                 if sys.stderr.isatty():
@@ -47,9 +54,9 @@ def main() -> None:
         order = {name: place for place, name in enumerate(SPACES)}
         notes.sort(key=lambda note: order.get(note["teacher"], 99))
         found.sort(key=lambda entry: order.get(entry.teacher, 99))
-        store(found, notes)
-        print(f"\r{teacher}: {len(entries)} runs in {time.monotonic() - began:.0f} s -> {STORED.name}", file=sys.stderr)
-    print(text(found, notes, 8))
+        store(found, notes, place)
+        print(f"\r{teacher}: {len(entries)} runs in {time.monotonic() - began:.0f} s -> {place.name}", file=sys.stderr)
+    print(text(*load(), 8))
 
 
 if __name__ == "__main__":

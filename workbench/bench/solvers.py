@@ -1,8 +1,11 @@
-"""Error against evaluations of every deterministic solver on every schedule, from the same noise.
+"""Error against evaluations of every solver on every schedule.
 
-The figure is the RMS distance per coordinate to where the teacher's own flow takes that noise (`fine`), divided by the RMS of
-that solution. It is about the solver alone: no data, no features. The floor is the same distance of the fine solution at
-half its steps.
+For the deterministic ones the figure is the RMS distance per coordinate to where the teacher's own flow takes the same noise (`fine`),
+divided by the RMS of that solution. It is about the solver alone: no data, no features. The floor is the same distance of the
+fine solution at half its steps. Schedules that are computed from the teacher (`tuned`) are measured alike, in a file of their own.
+
+A solver that adds noise follows no flow, so it is judged by its law: the sliced 2-Wasserstein distance to the fine solution from
+other noise, over the RMS of that; the floor is that of the fine solution itself, from the solver's own noise.
 """
 
 from __future__ import annotations
@@ -21,18 +24,21 @@ from workbench import samplers, schedules, zoo
 from workbench.compare import fine_solution
 from workbench.errors import WorkbenchError, unknown
 from workbench.files import write_atomically
-from workbench.metrics import trajectory_error
+from workbench.metrics import sliced_wasserstein, trajectory_error
 from workbench.samplers.plan import Plan
 from workbench.samplers.run import run
 from workbench.samplers.sample import default_sampling, labels, noise_for, prepare
+from workbench.samplers.tuned import TUNED, tuned
 
 STORED = Path(__file__).with_name("solvers.json")
+STORED_TUNED, STORED_LAW = STORED.with_name("solvers_tuned.json"), STORED.with_name("solvers_law.json")
 SPACES = {  # teacher, samples, largest number of evaluations, steps of the fine solution
     "eight_gaussians": (512, 64, 512),
     "mixture64": (256, 64, 512),
     "digits/teacher": (16, 16, 128),
     "fashion/teacher": (8, 12, 96),
 }
+LAW = {"eight_gaussians": 1024, "mixture64": 512, "digits/teacher": 64, "fashion/teacher": 32}  # samples judged by their law
 COUNTS = (4, 5, 6, 8, 10, 12, 16, 24, 32, 64)
 STOCHASTIC = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "restart", "consistency", "lcm", "flow_map")
 
@@ -67,6 +73,18 @@ def plan_with(sampler: str, path: Any, nfe: int, schedule: Any) -> Plan | None:
     return None
 
 
+def plan_on(sampler: str, model: Any, nfe: int, schedule: str) -> Plan | None:
+    """`plan_with`, on a schedule by name or computed from the model (for the sampler that `tuned` takes, not for each)."""
+    plan = plan_with(sampler, model.path, nfe, "uniform" if schedule in TUNED else schedule)
+    if plan is None or schedule not in TUNED:
+        return plan
+    try:
+        made = samplers.plan(sampler, model.path, schedule=tuned(schedule, model, plan.steps))
+    except WorkbenchError:  # such as two times in one place
+        return None
+    return made if made.evaluations == nfe else None
+
+
 def measure(
     teachers: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
@@ -78,49 +96,89 @@ def measure(
 
     Args:
         teachers: names; by default a 2-D and a 64-D mixture, and the digits and fashion teachers.
-        names: of samplers; all deterministic ones by default. schedule_names: all by default.
+        names: of samplers; all deterministic ones by default. schedule_names: all that need no teacher by default; `TUNED` as well.
         counts: evaluations of the model.
 
     Raises:
         UnknownName: for a name that is not known.
     """
-    chosen, lists = names or solvers(), schedule_names or list(schedules.NAMES)
-    for name in chosen:
+    chosen = names or solvers()
+    for teacher, model, noise, cond, most, fine_steps in _teachers(chosen, teachers, SPACES, seed):
+        guided = prepare(model)
+        exact = fine_solution(model, len(noise), cond, seed, noise=noise, steps=fine_steps)
+        size = float(exact.double().square().mean().sqrt())
+        coarse = fine_solution(model, len(noise), cond, seed, noise=noise, steps=fine_steps // 2)
+        for plan, entry in _plans(teacher, model, chosen, schedule_names, counts, most):
+            yield entry._replace(error=trajectory_error(_end(plan, guided, noise, cond, seed), exact) / size)
+        yield _note(teacher, model, len(noise), seed, fine_steps, trajectory_error(coarse, exact) / size)
+
+
+def measure_law(
+    teachers: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    schedule_names: Sequence[str] | None = None,
+    counts: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Iterator[Entry | dict[str, Any]]:
+    """As `measure`, for the solvers that add noise, by the distance of laws."""
+    chosen = names or [name for name in STOCHASTIC if name != "flow_map"]  # which is ddim without a flow map
+    for teacher, model, noise, cond, most, fine_steps in _teachers(chosen, teachers, LAW, seed):
+        guided, other = prepare(model), noise_for(model, len(noise), seed + 1)
+        law = fine_solution(model, len(noise), cond, seed, noise=other, steps=fine_steps).double().flatten(1)
+        own = fine_solution(model, len(noise), cond, seed, noise=noise, steps=fine_steps).double().flatten(1)
+        size = float(law.square().mean().sqrt())
+        for plan, entry in _plans(teacher, model, chosen, schedule_names, counts, most):
+            x = _end(plan, guided, noise, cond, seed).double().flatten(1)
+            yield entry._replace(error=sliced_wasserstein(x, law) / size)
+        yield _note(teacher, model, len(noise), seed, fine_steps, sliced_wasserstein(own, law) / size)
+
+
+def _teachers(names: Sequence[str], teachers: Sequence[str] | None, sizes: dict, seed: int) -> Iterator[tuple]:
+    for name in names:
         if name not in samplers.SAMPLERS:
             raise unknown("sampler", name, samplers.SAMPLERS)
     for teacher in teachers or SPACES:
         n, most, fine_steps = SPACES.get(teacher, (64, 32, 128))
+        n = sizes[teacher] if isinstance(sizes.get(teacher), int) else n
         model = zoo.load(teacher)
         drawn = getattr(model, "classes", 0) and not hasattr(
             model, "log_density"
         )  # a class of a mixture is one Gaussian: too easy
         cond = labels(model, torch.arange(n) % model.classes, n) if drawn else None
-        noise = noise_for(model, n, seed)
-        guided = prepare(model)
-        exact = fine_solution(model, n, cond, seed, noise=noise, steps=fine_steps)
-        size = float(exact.double().square().mean().sqrt())
-        coarse = fine_solution(model, n, cond, seed, noise=noise, steps=fine_steps // 2)
-        for sampler in chosen:
-            for schedule in lists:
-                for nfe in counts or COUNTS:
-                    plan = plan_with(sampler, model.path, nfe, schedule) if nfe <= most else None
-                    if plan is not None:
-                        error = trajectory_error(_end(plan, guided, noise, cond), exact) / size
-                        yield Entry(teacher, sampler, schedule, plan.steps, nfe, error)
-        yield {
-            "teacher": teacher,
-            "n": n,
-            "seed": seed,
-            "guidance": default_sampling(model).guidance,
-            "path": model.path.name,
-            "fine_steps": fine_steps,
-            "floor": trajectory_error(coarse, exact) / size,
-            "machine": f"{platform.machine()}, torch {torch.__version__.split('+')[0]}",
-        }
+        yield teacher, model, noise_for(model, n, seed), cond, most, fine_steps
 
 
-def _end(plan: Plan, model: Any, noise: Tensor, cond: Any) -> Tensor:
-    for frame in run(plan, model, noise, cond):
+def _plans(
+    teacher: str,
+    model: Any,
+    names: Sequence[str],
+    schedule_names: Sequence[str] | None,
+    counts: Sequence[int] | None,
+    most: int,
+) -> Iterator[tuple[Plan, Entry]]:
+    for sampler in names:
+        for schedule in schedule_names or schedules.NAMES:
+            for nfe in counts or COUNTS:
+                plan = plan_on(sampler, model, nfe, schedule) if nfe <= most else None
+                if plan is not None:
+                    yield plan, Entry(teacher, sampler, schedule, plan.steps, nfe, math.nan)
+
+
+def _note(teacher: str, model: Any, n: int, seed: int, fine_steps: int, floor: float) -> dict[str, Any]:
+    return {
+        "teacher": teacher,
+        "n": n,
+        "seed": seed,
+        "guidance": default_sampling(model).guidance,
+        "path": model.path.name,
+        "fine_steps": fine_steps,
+        "floor": floor,
+        "machine": f"{platform.machine()}, torch {torch.__version__.split('+')[0]}",
+    }
+
+
+def _end(plan: Plan, model: Any, noise: Tensor, cond: Any, seed: int) -> Tensor:
+    for frame in run(plan, model, noise, cond, seed):
         last = frame
     return last.x
 
@@ -171,8 +229,9 @@ def best(entries: Sequence[Entry], teacher: str, nfe: int, count: int = 5) -> li
 
 
 def text(entries: Sequence[Entry], notes: Sequence[dict[str, Any]], nfe: int, count: int = 5) -> str:
-    """A table for a terminal: the best pairs of every teacher at a number of evaluations."""
+    """A table for a terminal: the best pairs of every teacher at a number of evaluations, tuned times and solvers with noise after them."""
     lines = []
+    more = [(place, *load(place)) for place in (STORED_TUNED, STORED_LAW) if place.exists()]
     for note in notes:
         teacher = note["teacher"]
         known = sorted({e.nfe for e in entries if e.teacher == teacher})
@@ -184,5 +243,22 @@ def text(entries: Sequence[Entry], notes: Sequence[dict[str, Any]], nfe: int, co
         )
         lines += [f"  {e.error:9.3g}  {e.sampler} on {e.schedule}, {e.steps} steps" for e in best(entries, teacher, nfe, count)]
         plain = [e for e in entries if (e.teacher, e.sampler, e.schedule, e.nfe) == (teacher, "ddim", "uniform", nfe)]
-        lines += [f"  {e.error:9.3g}  ddim on uniform, for comparison" for e in plain] + [""]
+        lines += [f"  {e.error:9.3g}  ddim on uniform, for comparison" for e in plain]
+        lines += [line for place, others, words in more for line in _more(place, others, words, teacher, nfe)]
+        lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def _more(place: Path, entries: Sequence[Entry], notes: Sequence[dict[str, Any]], teacher: str, nfe: int) -> list[str]:
+    """Lines on the tuned schedules, or on the solvers that add noise, where they were measured on this teacher."""
+    note = next((one for one in notes if one["teacher"] == teacher), None)
+    found = best(entries, teacher, nfe, 3)
+    if note is None or not found:
+        return []
+    rows = [f"  {e.error:9.3g}  {e.sampler} on {e.schedule}, {e.steps} steps" for e in found]
+    if place == STORED_TUNED:
+        return ["  on times computed from the teacher:", *rows]
+    pairs = [e for e in entries if (e.teacher, e.nfe) == (teacher, nfe)]
+    within = sum(e.error <= note["floor"] for e in pairs)
+    told = f"floor {note['floor']:.2g}, n = {note['n']}; {within} of {len(pairs)} pairs cannot be told from it"
+    return [f"  with noise added, sliced W2 to the law, relative ({told}):", *rows]
