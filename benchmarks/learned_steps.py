@@ -1,6 +1,6 @@
 """Learned steps against every fixed schedule and against adaptive tolerance, at equal mean evaluations, on held-out noise.
 
-    python benchmarks/learned_steps.py [--teachers branches scales gaussian moons] [--train ddim dpmpp_2m] [--evaluations 8]
+    python benchmarks/learned_steps.py [--teachers branches scales gaussian moons] [--train ddim dpmpp_2m heun] [--evaluations 8] [--seed 2026]
 
 `branches` and `scales` are mixtures whose modes separate at different times in different places; `gaussian` and `moons` are not. A
 policy is trained with one solver and then run with all three, nothing retrained; one factor on all of its steps is set on
@@ -8,7 +8,8 @@ the training noise, so that the mean number of evaluations is the fixed schedule
 error is root mean square over samples and coordinates against the teacher's own fine solution. Fixed are all schedules of
 `workbench.schedules` and those that are computed from the teacher itself (GITS, Align Your Steps, equal error). The standard
 error of a ratio is bootstrapped over samples. Prints a table; writes benchmarks/results/learned_steps.json, keeping there
-what other teachers, solvers and rates left.
+what other teachers, and other solvers and rates on the same noise, left. The rate was chosen on the noise of seed 7; the figures
+stored are those of seed 2026, which nothing was chosen on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from workbench.step_policy import SOLVERS
 from workbench.step_training import endpoint_error, fine_endpoints, fixed_schedules, learn_steps
 
 OUT = Path(__file__).parent / "results" / "learned_steps.json"
-SEED, RESAMPLES = 7, 400
+SEED, RESAMPLES = 2026, 400
 
 
 def branches() -> Any:
@@ -92,10 +93,10 @@ def ratio_error(mine: Tensor, theirs: Tensor, exact: Tensor) -> float:
     return float(torch.stack([a / b for a, b in draws]).std())
 
 
-def measure(name: str, trained: list[str], evaluations: int, n: int, steps: int, lr: float) -> dict[str, Any]:
+def measure(name: str, trained: list[str], evaluations: int, n: int, steps: int, lr: float, seed: int) -> dict[str, Any]:
     teacher = TEACHERS[name]()
-    noise = noise_for(teacher, n, SEED)
-    exact, row = fine_endpoints(teacher, noise), {"n": n, "seed": SEED, "evaluations": evaluations, "fixed": {}, "learned": {}}
+    noise = noise_for(teacher, n, seed)
+    exact, row = fine_endpoints(teacher, noise), {"n": n, "seed": seed, "evaluations": evaluations, "fixed": {}, "learned": {}}
     ends: dict[str, dict[str, Tensor]] = {}
     for solver, rule in SOLVERS.items():
         budget = evaluations * rule.evaluations - (rule.evaluations - 1)
@@ -116,7 +117,8 @@ def measure(name: str, trained: list[str], evaluations: int, n: int, steps: int,
     }
     for own in trained:
         began = time.perf_counter()
-        for progress in learn_steps(teacher, own, evaluations, steps=steps, lr=lr):
+        mean = evaluations * SOLVERS[own].evaluations - (SOLVERS[own].evaluations - 1)
+        for progress in learn_steps(teacher, own, mean, steps=steps, lr=lr):
             print(f"  {name}, {own}: step {progress.step}, error {progress.error:.4f}, {progress.seconds:.0f} s", flush=True)
         seconds, found = time.perf_counter() - began, {}
         lesson = noise_for(teacher, 8192, 0)
@@ -143,17 +145,19 @@ def measure(name: str, trained: list[str], evaluations: int, n: int, steps: int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teachers", nargs="+", default=list(TEACHERS), choices=list(TEACHERS))
-    parser.add_argument("--train", nargs="+", default=["ddim", "dpmpp_2m"], choices=list(SOLVERS))
+    parser.add_argument("--train", nargs="+", default=["ddim", "dpmpp_2m", "heun"], choices=list(SOLVERS))
     parser.add_argument("--evaluations", type=int, default=8)
     parser.add_argument("--n", type=int, default=16384)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--lr", type=float, default=0.003)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the noise that the policies are judged on")
     arguments = parser.parse_args()
     for name in arguments.teachers:
-        row = measure(name, arguments.train, arguments.evaluations, arguments.n, arguments.steps, arguments.lr)
+        row = measure(name, arguments.train, arguments.evaluations, arguments.n, arguments.steps, arguments.lr, arguments.seed)
         stored = json.loads(OUT.read_text()) if OUT.exists() else {}
         key = f"{name}, {arguments.evaluations}"
-        row["learned"] = {**stored.get(key, {}).get("learned", {}), **row["learned"]}
+        old = stored.get(key, {})
+        row["learned"] = {**(old.get("learned", {}) if old.get("seed") == arguments.seed else {}), **row["learned"]}
         stored[key] = row
         OUT.parent.mkdir(exist_ok=True)
         OUT.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
