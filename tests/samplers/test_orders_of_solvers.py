@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor
 
 import workbench as wb
 from workbench import paths
+from workbench.cite import USES
+from workbench.references import REFERENCES
 from workbench.samplers import SAMPLERS
 
 LOW, HIGH = -1.5, 1.5
@@ -200,3 +203,27 @@ def test_the_second_difference_at_half_its_weight_costs_an_order() -> None:
     full, half = ([error("dpmpp_3m", n, 2, second_diff=kind) for n in (48, 96)] for kind in ("full", "half"))
     assert math.log2(full[0] / full[1]) > 2.8
     assert math.log2(half[0] / half[1]) == pytest.approx(2, abs=0.3) and half[1] > 5 * full[1]
+
+
+def test_the_table_of_the_documentation() -> None:
+    """Orders as measured above, sources as `workbench.cite` prints them, and what the tables of coefficients hold."""
+    page = (Path(__file__).parents[2] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    cells = [row for row in cells if len(row) == 7]
+    assert [row[0].strip("`") for row in cells] == list(SAMPLERS)
+    measured = {row[0]: row[1] for row in USUAL}
+    for name, order, *numbers, source in ([row[0].strip("`"), *row[1:]] for row in cells):
+        jumps = any(stage.jump is not None for stage in wb.plan(name, "vp", 4).stages)
+        assert order == "jump" if jumps else int(order[0]) == measured[name], name
+        assert source == REFERENCES[USES[name][0]].eprint, name
+        plan = wb.plan(name, "vp", 24, "logsnr", t_start=0.95, t_end=0.05)
+        starts = [i for i, stage in enumerate(plan.stages) if not stage.inner]
+        here, after = starts[len(starts) // 2 : len(starts) // 2 + 2]
+        step = [row for stage in plan.stages[here:after] for row in (stage.x, stage.base) if row]
+        noise = any(stage.x.noise for stage in plan.stages)
+        words = [
+            str(after - here),
+            str(max(len(row.outputs) for row in step)),
+            *("yes" if word else "no" for word in (any(row.base for row in step), noise)),
+        ]
+        assert numbers == words, name
