@@ -32,6 +32,7 @@ bench-app: $(VENV)/.installed-test ## print how fast the app answers, what it we
 
 docs: $(VENV)/.installed-test ## build the documentation into docs/_build; a warning is an error
 	@$(PY) -m sphinx -W --keep-going -q docs docs/_build
+	@$(PY) docs/check.py docs/_build
 	@echo "docs/_build/index.html"
 
 lint: $(VENV)/.installed-test ## check style and format with ruff
