@@ -65,9 +65,9 @@ def build(demo: gr.Blocks, idle_seconds: float, tab: gr.Tab) -> Door:
         )
         count = _own_check(gr.Number(setup.count, label=_count_label(setup.space), precision=None, min_width=80))
         with gr.Row(elem_id="seeds"):
-            before = gr.Button("‹", elem_id="previous-seed", min_width=20, size="sm")
+            before = gr.Button("Seed before", elem_id="previous-seed", min_width=20, size="sm")
             seed = _own_check(gr.Number(setup.seed, label="Seed", min_width=60, elem_id="seed"))
-            after = gr.Button("›", elem_id="next-seed", min_width=20, size="sm")
+            after = gr.Button("Next seed", elem_id="next-seed", min_width=20, size="sm")
         number = _own_check(gr.Radio([1, 2, 3, 4], value=3, label="Columns", min_width=190, elem_id="number"))
         with gr.Row(elem_id="go"):
             start = gr.Button("Generate", variant="primary", elem_id="generate", min_width=80)

@@ -77,7 +77,13 @@ def one_sample(parts: Parts) -> None:
         picture.select(None, None, None, js=OPEN_TAB, api_visibility="private")
 
 
-OPEN_TAB = "() => { [...document.querySelectorAll('#below [role=tab]')].find((tab) => tab.textContent.trim() === 'One sample')?.click(); }"
+OPEN_TAB = """() => { // on a narrow page the tab may stand in the menu behind the last one
+  const named = (selector) => [...document.querySelectorAll(selector)].find((one) => one.textContent.trim() === "One sample" && !one.closest(".visually-hidden"));
+  const tab = named("#below [role=tab]");
+  if (tab) return void tab.click();
+  document.querySelector("#below .overflow-menu > button")?.click();
+  requestAnimationFrame(() => named("#below .overflow-dropdown button")?.click());
+}"""
 
 
 def _plot() -> gr.Plot:

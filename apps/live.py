@@ -155,25 +155,25 @@ def _solve(parts: Parts, setup: Setup) -> Iterator[dict]:
 def messages(setup: Setup, k: int) -> Iterator[tuple[dict, Frame]]:
     """The messages that draw column k, one a step (fewer of a long run), with the frame that each ends on.
 
-    Gradio's HTML component now and then misses one of two updates that follow one another closely. So the last message
-    repeats the beginning, and the page puts together what it has by the number of the run.
+    A page that is slower than the run sees the last of several updates only: Gradio's HTML component has one value. So the
+    last message holds the whole run, and the page adds what it lacks, by the number of the run and of the frame.
     """
     column = work.columns_of(setup)[k]
     plan, palette = column.plan(), palette_of(setup)
     density = None if session.is_image(setup.space) else work.density(setup.space, setup.label)
     run, begin = next(_runs), {"begin": stream.begin(column, setup, plan, palette[column.label], density)}
     opening = begin
-    every, pace, point = stream.stride(plan, setup, picture_shape(column.model)), work.Pace(), 0
+    every, pace, point, sent = stream.stride(plan, setup, picture_shape(column.model)), work.Pace(), 0, []
     for frame in work.frames(setup, k):
         if frame.inner:
             continue
         last = frame.i == len(plan.stages)
         if last or (point % every == 0 and pace.due(point, plan.steps)):
-            drawn = stream.frame(point, frame, plan.path, column.model, work.field(setup, k, frame.t))
-            yield {"run": run, **opening, "frames": [drawn]}, frame
+            sent.append(stream.frame(point, frame, plan.path, column.model, work.field(setup, k, frame.t)))
+            yield {"run": run, **opening, "frames": sent[-1:]}, frame
             opening = {}
         point += 1
-    yield {"run": run, **begin, "frames": [drawn], "again": True}, frame
+    yield {"run": run, **begin, "frames": sent, "again": True}, frame
 
 
 def palette_of(setup: Setup) -> dict[str, str]:
@@ -183,12 +183,8 @@ def palette_of(setup: Setup) -> dict[str, str]:
 
 def whole(setup: Setup, k: int) -> tuple[dict, Frame]:
     """Column k drawn in one message."""
-    *sent, (last, end) = messages(setup, k)
-    return {
-        "run": last["run"],
-        "begin": last["begin"],
-        "frames": [frame for message, _ in sent for frame in message["frames"]],
-    }, end
+    *_, (last, end) = messages(setup, k)
+    return {key: last[key] for key in ("run", "begin", "frames")}, end
 
 
 @guarded
@@ -295,9 +291,7 @@ def opening(parts: Parts, shown: Shown | None, setup: Setup, complaint: str = ""
         for update in _run(parts, asking):
             for k, picture in enumerate(parts.pictures):
                 if picture in update:
-                    kept = gathered.setdefault(k, {"frames": []})
-                    kept.update({key: value for key, value in update[picture].items() if key != "frames"})
-                    kept["frames"] = kept["frames"] + update[picture]["frames"]
+                    gathered[k] = update[picture]  # the last one holds them all
             if parts.shown in update:
                 ends = update[parts.shown].ends
             table = update.get(parts.table, table)

@@ -55,7 +55,7 @@ def no_detail() -> str:
 
 def note(text: str, wrong: bool = False) -> str:
     """What a column will run."""
-    return f'<div class="ran{" wrong" if wrong else ""}">{escape(text)}</div>'
+    return f'<div class="ran{" wrong" if wrong else ""}" title="{escape(text)}">{escape(text)}</div>'
 
 
 def text(title: str, content: str, rows: int) -> str:

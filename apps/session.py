@@ -263,7 +263,7 @@ def describe(space: Any, setting: Sequence[Any]) -> str:
         return "Its own plan"
     whole = own_setting(entry)[3:] == (own.steps, own.guidance)  # else the controls cannot say it
     if whole and any(checked == known for _, known in _measured(entry)):
-        return "Its own plan for this step count"
+        return f"Its own plan, {checked.steps} step{'s' * (checked.steps != 1)}"
     if plans.is_saved(checked.schedule) and plans.is_learned(plans.load(checked.schedule.removeprefix(plans.SAVED))):
         return f"Runs the {checked.schedule} plan as it was learned, whatever the sampler"
     scale = f", guidance {own.guidance:g}" if own.guidance != 1 else ""

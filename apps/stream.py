@@ -2,6 +2,7 @@
 
 {"run": 7, "begin": {...}, "frames": [...]}    run 7 starts; frames so far
 {"run": 7, "frames": [...]}                    more of the same run; a frame that is there already does not count
+{"run": 7, "begin": {...}, "frames": [...], "again": true}    the whole of it once more, for a page that has missed some
 {"blank": "..."}, {"stale": true}              nothing there yet; what is shown no longer answers the controls
 """
 

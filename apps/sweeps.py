@@ -28,7 +28,9 @@ def build(parts: Parts) -> None:
     """Lay out both tabs and connect them."""
     with gr.Tab("Sweep", id="sweep"):
         with gr.Row():
-            over = _plain(gr.Radio(list(OVER), value="seeds", label="One sample over", scale=0, min_width=330))
+            over = _plain(
+                gr.Radio(list(OVER), value="seeds", label="One sample over", scale=0, min_width=330, elem_id="sweep-over")
+            )
             number = _plain(gr.Number(0, label="Sample", precision=None, scale=0, min_width=90))
             go = gr.Button("Sweep", variant="primary", elem_id="run-sweep", scale=0, min_width=100)
             stop = gr.Button("Stop", elem_id="stop-sweep", scale=0, min_width=80)

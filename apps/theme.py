@@ -31,7 +31,7 @@ def theme() -> gr.themes.Base:
         block_label_background_fill="transparent",
         button_primary_background_fill="#2467a6",
         button_primary_background_fill_hover="#1d5689",
-        button_primary_background_fill_dark="#2f7fc1",
-        button_primary_background_fill_hover_dark="#3f8fd1",
+        button_primary_background_fill_dark="#2a73b3",
+        button_primary_background_fill_hover_dark="#2467a6",
         button_primary_text_color="white",
     )

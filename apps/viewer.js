@@ -5,6 +5,7 @@
   const GAP = 2, PICTURE = 640, PATHS = 80, MOST_PINS = 12, UNIT = 4096, EDGE = 9;
   const W = { columns: [], mode: "target", align: "step", pos: 1, follow: true, chosen: null, field: false, reference: 0, pins: [], tool: null, over: null };
   const minus = (x, digits = 2) => x.toFixed(digits).replace("-", "\u2212");
+  const time = (ms) => (ms >= 100 ? ms.toFixed(0) : String(Number(ms.toPrecision(ms < 0.1 ? 2 : 3))));
   const make = (tag, classes = "", text = "") => Object.assign(document.createElement(tag), { className: classes, textContent: text });
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
@@ -55,6 +56,7 @@
     const known = new Set(column.frames.map((frame) => frame.k));
     for (const frame of message.run === column.run ? message.frames || [] : []) {
       if (known.has(frame.k)) continue;
+      known.add(frame.k);
       const convert = column.said.points ? (text) => new Int16Array(bytes(text).buffer) : bytes;
       column.frames.push({ ...frame, x: convert(frame.x), target: convert(frame.target), field: frame.field && convert(frame.field) });
     }
@@ -117,7 +119,7 @@
     const done = frame.k >= column.said.steps, told = `${frame.nfe} evaluation${frame.nfe === 1 ? "" : "s"}`;
     column.bar.style.width = `${(100 * last(column).k) / column.said.steps}%`;
     column.bar.style.background = column.said.color;
-    const cost = `${minus((1000 * frame.seconds) / column.said.n)} ms a sample`;
+    const cost = `${time((1000 * frame.seconds) / column.said.n)} ms a sample`;
     const compared = difference ? ` \u00b7 minus ${other.said.label}${column.said.points ? "" : ": orange brighter, blue darker"}` : W.mode === "difference" && column === other ? " \u00b7 the reference" : "";
     column.where.textContent = (done ? `done \u00b7 ${told} \u00b7 ${cost}` : `step ${frame.k} of ${column.said.steps} \u00b7 t = ${minus(frame.t)} \u00b7 ${told}`) + compared;
     column.ran.textContent = column.note ? `${column.note} ` : "";
@@ -129,8 +131,8 @@
 
   const same = (a, b) => a.n === b.n && a.points === b.points && String(a.shape) === String(b.shape);
 
-  function drawImages(column, frame, against) {
-    const { said, canvas } = column, place = layout(said), [channels, height, width] = said.shape;
+  function drawImages(column, frame, against, canvas = column.canvas) {
+    const { said } = column, place = layout(said), [channels, height, width] = said.shape;
     const ink = canvas.getContext("2d"), pixels = pictureOf(frame), minusOf = against && pictureOf(against);
     resize(canvas, place.columns * (place.width + GAP), place.rows * (place.height + GAP));
     ink.imageSmoothingEnabled = false;
@@ -174,7 +176,7 @@
   }
 
   function drawPoints(column, frame, against, canvas = column.canvas, only = null) {
-    const { said } = column, ink = canvas.getContext("2d"), radius = said.n > 800 ? 2.4 : 3.4;
+    const { said } = column, ink = canvas.getContext("2d"), radius = only !== null ? 20 : said.n > 800 ? 2.4 : 3.4; // a pin is small
     resize(canvas, PICTURE, PICTURE);
     ink.clearRect(0, 0, PICTURE, PICTURE);
     if (column.density?.complete) ink.drawImage(column.density, 0, 0, PICTURE, PICTURE);
@@ -217,7 +219,7 @@
     const chosen = only ?? W.chosen;
     ink.globalAlpha = 1;
     if (chosen !== null && chosen < said.n) {
-      ink.lineWidth = 3;
+      ink.lineWidth = only === null ? 3 : 12;
       ink.strokeStyle = ink.fillStyle = "#ffb000";
       trail(chosen);
       dot(W.mode === "state" ? frame.x : frame.target, chosen, radius + 3);
@@ -342,6 +344,14 @@
     offer(over.b);
     const [a, b] = [W.columns[Number(over.a.value)], W.columns[Number(over.b.value)]];
     if (!a?.frames.length || !b?.frames.length) return;
+    const seen = (column) => { // the DT target itself while its column shows a difference
+      if (W.mode !== "difference") return column.canvas;
+      over.sheet ??= document.createElement("canvas");
+      W.mode = "target";
+      (column.said.points ? drawPoints : drawImages)(column, frameOf(column), null, over.sheet);
+      W.mode = "difference";
+      return over.sheet;
+    };
     resize(over.canvas, a.canvas.width, a.canvas.height);
     const ink = over.canvas.getContext("2d"), { width, height } = over.canvas, split = (width * over.range.value) / 1000;
     ink.clearRect(0, 0, width, height);
@@ -350,7 +360,7 @@
       ink.beginPath();
       ink.rect(from, 0, to - from, height);
       ink.clip();
-      ink.drawImage(column.canvas, 0, 0, width, height);
+      ink.drawImage(seen(column), 0, 0, width, height);
       ink.restore();
     }
     ink.fillStyle = "#ffb000";

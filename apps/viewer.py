@@ -45,7 +45,7 @@ HEAD = """
 <dialog id="keys" aria-label="Keys"><h2>Keys</h2><dl>
 <dt>g, Ctrl Enter</dt><dd>generate</dd><dt>s</dt><dd>stop</dd><dt>n, b</dt><dd>next seed, seed before</dd><dt>← →</dt><dd>a step back, a step on</dd>
 <dt>space</dt><dd>play from noise to data</dd><dt>d</dt><dd>DT target, state, difference</dd><dt>p</dt><dd>pin the chosen sample</dd>
-<dt>Tab to a picture, ← → ↑ ↓, Enter</dt><dd>choose a sample, open it</dd><dt>?</dt><dd>this list</dd></dl>
+<dt>← → ↑ ↓, Enter</dt><dd>on a picture (Tab to it): choose a sample, open it</dd><dt>?</dt><dd>this list</dd></dl>
 <form method="dialog"><button>Close</button></form></dialog>
 """
 

@@ -88,6 +88,18 @@ def test_what_is_sent_is_what_the_executor_computed(client):
             assert np.abs(values - exact.numpy()).max() <= 0.51 / stream.UNIT
 
 
+def test_the_last_message_alone_is_the_whole_run():
+    setup = session.check("eight_gaussians", [EXACT, (*EXACT[:3], 2, 1.0)], 5, 4, NONE)
+    *streamed, (last, end) = live.messages(setup, 0)
+    assert [frame["k"] for message, _ in streamed for frame in message["frames"]] == list(range(7))
+    assert last["frames"] == [frame for message, _ in streamed for frame in message["frames"]]  # a slow page sees only this one
+    assert last["begin"] == streamed[0][0]["begin"] and end is streamed[-1][1]
+    parts = live.Parts(["p0", "p1", "p2", "p3"], "message", "table", "shown", "start", "stop", "link")
+    for _ in range(2):  # run, then from memory
+        shown = [update["p0"] for update in live.opening(parts, None, setup) if "p0" in update][-1]
+        assert [frame["k"] for frame in shown["frames"]] == list(range(7)) and shown["begin"]["label"] == last["begin"]["label"]
+
+
 def test_images_travel_as_bytes():
     x = torch.tensor([-1.5, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
     assert list(base64.b64decode(stream.packed(x))) == [0, 0, 128, 255]

@@ -178,6 +178,12 @@ def test_a_over_b_how_they_move_sweep_and_take_away(page, served):
     visit(page, served)
     tab(page, "A over B")
     settle(page, lambda: page.get_by_label("Where the left picture ends").fill("200"), "#over canvas")
+    laid = page.evaluate("document.querySelector('#over canvas').toDataURL()")
+    page.get_by_role("button", name="difference", exact=True).click()  # of the columns: what lies over one another stays
+    page.wait_for_function("document.querySelector('#picture-1 .where').innerText.includes('minus')")
+    page.evaluate(WHOLE)
+    assert page.evaluate("document.querySelector('#over canvas').toDataURL()") == laid
+    page.get_by_role("button", name="DT target", exact=True).click()
     tab(page, "How they move")
     page.wait_for_function("document.querySelectorAll('#motion-plots .js-plotly-plot').length === 5")
     page.wait_for_function("document.querySelectorAll('#plan-plots .js-plotly-plot').length === 2")
@@ -305,7 +311,7 @@ OVERLAPS = """() => {
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, canvas[tabindex], [role=tab]')]
   .filter((e) => e.offsetParent !== null && !e.closest('.modebar'))
-  .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.getAttribute('title') || e.innerText?.trim() || e.getAttribute('aria-labelledby')))
+  .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.getAttribute('title') || /\\p{L}{2}|\\d/u.test(e.innerText) || e.getAttribute('aria-labelledby')))
   .map((e) => e.outerHTML.slice(0, 160))"""
 UNREACHABLE = """() => [...document.querySelectorAll('button, input, select, textarea, .picture canvas')]
   .filter((e) => e.offsetParent !== null && !e.disabled && e.tabIndex < 0 && !e.closest('[role=tablist], [aria-hidden=true], .visually-hidden'))
@@ -322,3 +328,18 @@ def test_every_control_has_a_name_and_is_reached_by_the_keyboard(page, served):
         page.wait_for_timeout(300)
         assert not page.evaluate(UNNAMED), name
         assert not page.evaluate(UNREACHABLE), name
+    for name, ready in {
+        "Schedules": "#plan-said [data-done='1']",
+        "Distill": "#run-status *",
+        "Leaderboard": ".js-plotly-plot",
+    }.items():
+        tab(page, name)
+        page.locator(ready).locator("visible=true").first.wait_for()
+        if name == "Distill":
+            page.get_by_text("Switches of the recipe").click()
+            page.locator("#switches input").locator("visible=true").first.wait_for()
+        assert not page.evaluate(UNNAMED), name
+        assert not page.evaluate(UNREACHABLE), name
+    tab(page, "Compare")
+    for name in ("Next seed", "Seed before"):  # drawn as arrows
+        assert page.get_by_role("button", name=name).is_visible()

@@ -36,7 +36,7 @@ def points_image(
     if density is not None:
         shade = 0.7 * np.sqrt(_resample(density, extent, size))
     picture, alpha = np.broadcast_to(ink, (size, size, 3)), shade
-    small = 1.6 if len(target) > 800 else 2.2
+    small = 1.6 if len(target) > 800 else 2.2 if len(target) > 1 else 4.5  # one alone is to be found at a glance
     layers = [] if x is None else [(x, ink, 0.75, small - 0.4)]
     for points, rgb, opacity, radius in [*layers, (target, np.array(style.rgb(color), np.float32), 0.9, small + 0.4)]:
         cover = opacity * _dots(points, extent, size, radius)
