@@ -280,6 +280,8 @@ def test_doctor_reports_a_damaged_model(capsys, at_home):
         ("sample moons --schedule karas", "did you mean 'karras'?"),
         ("sample moons --set variabel=t", "did you mean 'variable'?"),
         ("sample moons --set steps=3", "write --steps"),
+        ("sample moons --sampler ddim --set eta=much", "eta is 'much', but must be a number"),
+        ("sample moons --sampler dpm_adaptive --steps 3", "chooses its own steps"),
         ("sample moons --set eta", "must be KEY=VALUE"),
         ("sample moons --steps 0", "from 1 to 10000"),
         ("sample moons -n 0", "from 1 to 100000"),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workbench import paths
 from workbench.errors import WorkbenchError, check_count, check_options, unknown
+from workbench.fits import check_values
 from workbench.paths import Path
 
 MAX_STEPS = 10_000
@@ -234,6 +235,7 @@ def get(schedule: str | Callable | Sequence[float] | Tensor, path: str | Path, s
     if isinstance(schedule, str) or callable(schedule):
         steps = check_count("steps", steps, 1, MAX_STEPS)
         check_options(f"schedule {schedule!r}", given, options(schedule))
+        check_values(NAMES[schedule] if isinstance(schedule, str) else schedule, given)
         start, end = given.get("t_start", 1.0), given.get("t_end", 0.0)
         if not 0 <= end < start <= 1:
             raise WorkbenchError(f"t_start = {start} and t_end = {end} must satisfy 0 <= t_end < t_start <= 1.")

@@ -14,6 +14,7 @@ from workbench import zoo
 from workbench.denoiser import decode
 from workbench.errors import WorkbenchError, check_count, unknown
 from workbench.report import pictures
+from workbench.samplers.adaptive import POLICIES
 from workbench.samplers.sample import default_sampling, plan_for
 
 
@@ -35,13 +36,10 @@ def sample(args: Namespace) -> None:
     taken = {"n", "cond", "seed", "steps", "sampler", "schedule", "guidance"} & set(options)
     if taken:
         raise WorkbenchError(f"--set {min(taken)}=... has an option of its own: write --{min(taken)}.")
-    plan = plan_for(
-        model,
-        args.steps,
-        args.sampler,
-        args.schedule,
-        **{key: value for key, value in options.items() if key not in ("batch", "thresholding")},
-    )
+    plan = None  # an adaptive sampler has none
+    if args.sampler not in POLICIES:
+        of_plan = {key: value for key, value in options.items() if key not in ("batch", "thresholding")}
+        plan = plan_for(model, args.steps, args.sampler, args.schedule, **of_plan)
     began = time.perf_counter()
     x = draw(model, n, cond, args.steps, args.sampler, args.schedule, args.guidance, args.seed, **options)
     seconds = time.perf_counter() - began
@@ -49,7 +47,7 @@ def sample(args: Namespace) -> None:
     path = pictures.save(args.out, {"samples": x if numbers else decode(model, x)}, cond)
     scale = default_sampling(model).guidance if args.guidance is None else args.guidance
     guided = f", guidance {scale:g}" if getattr(model, "classes", 0) and scale != 1 else ""
-    print(f"{n} samples of {args.model} in {seconds:.2f} s: {plan}{guided}, seed {args.seed} -> {path}")
+    print(f"{n} samples of {args.model} in {seconds:.2f} s: {plan or args.sampler}{guided}, seed {args.seed} -> {path}")
 
 
 def classes(model: Any, text: str | None, n: int) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench import paths, schedules
 from workbench.errors import WorkbenchError, check_options, unknown
+from workbench.fits import check_values
 from workbench.paths import Path
 from workbench.samplers import momentum, multistep, singlestep, solvers, stochastic, unipc
 from workbench.samplers.adaptive import POLICIES, no_table, policy
@@ -83,6 +84,7 @@ def plan(
         )
     known, of_schedule = sampler_options(sampler), schedules.options(schedule)
     check_options(f"sampler {sampler!r} with this schedule", options, [*known, *of_schedule])
+    check_values(SAMPLERS[sampler], {key: value for key, value in options.items() if key in known})
     times = schedules.get(schedule, path, steps, **{key: value for key, value in options.items() if key in of_schedule})
     grid = [float(t) for t in times]
     stages = SAMPLERS[sampler](path, grid, **{key: value for key, value in options.items() if key in known})

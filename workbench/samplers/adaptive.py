@@ -18,6 +18,7 @@ from torch import Tensor
 
 from workbench import paths
 from workbench.errors import WorkbenchError, check_count, check_options, unknown
+from workbench.fits import check_values
 from workbench.paths import Path, per_sample
 from workbench.samplers.policy import Place, Policy, Visit, Visits, jump, place
 
@@ -191,6 +192,7 @@ def policy(sampler: str, path: str | Path, **options: Any) -> Policy:
     if sampler not in POLICIES:
         raise unknown("adaptive sampler", sampler, POLICIES)
     check_options(f"sampler {sampler!r}", options, list(inspect.signature(POLICIES[sampler]).parameters)[1:])
+    check_values(POLICIES[sampler], options)
     return POLICIES[sampler](path, **options)
 
 
@@ -212,6 +214,8 @@ def _make(
     for key in ("rtol", "atol", "h_init"):
         if not 0 < options[key] < math.inf:
             raise WorkbenchError(f"{key} is {options[key]}, but must be a positive number; 0.05 is the usual rtol and h_init.")
+    if not options["rho_max"] > 0:
+        raise WorkbenchError(f"rho_max is {options['rho_max']}, but must be positive; 80 is usual.")
     if not 0 < options["theta"] < 1:
         raise WorkbenchError(f"theta is {options['theta']}, but must lie between 0 and 1; 0.9 is usual.")
     start = min(path.rho(t_start), options["rho_max"])
