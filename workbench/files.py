@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from workbench.errors import WorkbenchError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def home() -> Path:
@@ -51,11 +55,27 @@ def write_together(writers: Mapping[Path, Callable[[Path], None]]) -> None:
         for temporary in temporaries.values():
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WorkbenchError(
-            f"could not write {path} ({reason}; {free:.0f} MiB free): the previous version is intact, free some space and run again."
-        ) from error
+        if getattr(error, "errno", None) in NO_SPACE or "space" in reason:
+            free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0
+            reason, cure = f"{reason}; {free:.0f} MiB free", "free some space and run again"
+        else:
+            cure = "choose a folder that can be written"
+        raise WorkbenchError(f"could not write {path} ({reason}): the previous version is intact, {cure}.") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder, and see that files can be written there: before work whose result goes there.
+
+    Raises:
+        WorkbenchError: if they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WorkbenchError(f"nothing can be written in {folder} ({error.strerror}): choose another folder.") from error
 
 
 def write_json(path: Path, content: Any) -> None:

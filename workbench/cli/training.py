@@ -18,6 +18,7 @@ from workbench.cli.reports import console
 from workbench.distill.checkpoint import CHECKPOINT
 from workbench.distill.loop import Progress
 from workbench.errors import WorkbenchError, unknown
+from workbench.files import check_folder
 
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal to redraw
 
@@ -82,6 +83,7 @@ def build(args: Namespace) -> None:
     space, _, part = args.name.partition("/")
     if part == "classifier" and space in classifier.NAMES:
         into = Path(args.into) if args.into else zoo.home() / "zoo" / args.name
+        check_folder(into)
         accuracy = classifier.train_classifier(space, into, seed=args.seed, device=device(args.device) or "cpu")
         print(f"{args.name}: test accuracy {accuracy:.4f} -> {into}")
         return

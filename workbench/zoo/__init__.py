@@ -64,11 +64,11 @@ def folders(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def load(name: str | os.PathLike, device: str = "cpu") -> Any:
+def load(name_or_folder: str | os.PathLike, device: str = "cpu") -> Any:
     """Load a teacher or student.
 
     Args:
-        name: from the catalog; a folder that `save` wrote; a folder of a diffusers pipeline, or of a bare network with its
+        name_or_folder: a name from the catalog; a folder that `save` wrote; a folder of a diffusers pipeline, or of a bare network with its
             scheduler beside it; or `hf:org/name`, a pipeline of the Hub. Weights are read from safetensors alone.
 
     Raises:
@@ -79,9 +79,9 @@ def load(name: str | os.PathLike, device: str = "cpu") -> Any:
     >>> load("moons").shape
     (2,)
     """
-    if not isinstance(name, (str, os.PathLike)):
-        raise WorkbenchError(f"a model's name is {name!r}, but must be a name from workbench.catalog() or a folder.")
-    text = os.fspath(name)
+    if not isinstance(name_or_folder, (str, os.PathLike)):
+        raise WorkbenchError(f"a model's name is {name_or_folder!r}, but must be a name from workbench.catalog() or a folder.")
+    text = os.fspath(name_or_folder)
     if text in ANALYTIC:
         return ANALYTIC[text]()
     from workbench.zoo import pipelines

@@ -17,7 +17,7 @@ from workbench.distill.distill import distill
 from workbench.distill.loop import Batch, Optim, Progress, train
 from workbench.distill.objectives.flow_matching import FlowMatching
 from workbench.errors import unknown
-from workbench.files import read_json, write_json
+from workbench.files import check_folder, read_json, write_json
 from workbench.samplers.sample import Sampling
 from workbench.student import Trained, make_card, save
 from workbench.zoo import home, load
@@ -99,12 +99,14 @@ def build(name: str, run: str | os.PathLike | None = None, into: str | os.PathLi
 
     Raises:
         UnknownName: if no such model is bundled. MissingSource: if its data is not on this machine.
+        WorkbenchError: before anything is trained, if nothing can be written in `into`.
     """
     if name not in BUILDS:
         raise unknown("bundled model", name, BUILDS)
     made = BUILDS[name]
     run = Path(run) if run else home() / "runs" / name.replace("/", "-")
     target = Path(into) if into else home() / "zoo" / name
+    check_folder(target)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     steps = (
         _teacher(name, made, run, device, seed) if isinstance(made, TeacherBuild) else _student(name, made, run, device, seed)
