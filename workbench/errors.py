@@ -36,8 +36,8 @@ def unknown(what: str, given: object, known: Iterable[str]) -> UnknownName:
     """
     names = sorted(str(name) for name in known)
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownName(f"unknown {what} {given!r}: {hint}Known: {', '.join(names)}.")
+    hint = f": did you mean {near[0]!r}?" if near else "."
+    return UnknownName(f"unknown {what} {given!r}{hint} Known: {', '.join(names)}.")
 
 
 def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None:
