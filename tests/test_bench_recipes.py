@@ -161,6 +161,18 @@ def test_a_folder_of_another_budget_or_seed_is_refused(child, changed, told):
         bench.sweep(["cd"], ["moons"], **{"seconds": 1, "seed": 0, **changed}, cells=child)
 
 
+def test_rows_of_an_earlier_file_stay_and_are_not_done_again(child, tmp_path):
+    rows = [now.row for now in bench.sweep(["cd", "ect"], ["moons"], 1, 0, 2, child) if now.row]
+    known = bench.collect(rows)
+    elsewhere = tmp_path / "elsewhere"
+    found = list(bench.sweep(["cd"], ["moons"], 1, 0, 1, elsewhere, known))
+    assert [now.row["recipe"] for now in found] == ["cd"] and {file.name for file in elsewhere.iterdir()} == {"settings.json"}
+    merged = bench.collect([now.row for now in found], 1, known)
+    assert [row["recipe"] for row in merged["rows"]] == ["cd", "ect"] and merged == {**known, "rows": merged["rows"]}
+    with pytest.raises(WorkbenchError, match=r"the file of earlier rows holds cells with seconds = 1\.0 and not 2\.0"):
+        bench.sweep(["cd"], ["moons"], 2, 0, 1, elsewhere, known)
+
+
 def test_a_cell_that_dies_is_a_row_and_is_tried_again(child):
     row = next(now.row for now in bench.sweep(["kd"], ["moons"], 1, 0, 1, child) if now.row)
     assert row["failed"] == "its process ended without a row (status 1); its last line: out of memory"
@@ -237,7 +249,7 @@ def test_students_of_the_zoo_are_entries_too(home):
 def test_without_a_result_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "STORED", tmp_path / "recipes.json")
     with pytest.raises(
-        WorkbenchError, match=r"not been measured yet: `workbench bench recipes --out benchmarks/results/recipes\.json`"
+        WorkbenchError, match=r"not been measured yet: `workbench bench recipes --out workbench/bench/recipes\.json`"
     ):
         bench.load()
     (tmp_path / "recipes.json").write_text("[]")

@@ -106,12 +106,14 @@ def sweep(
     seed: int = 0,
     jobs: int = 1,
     cells: str | os.PathLike = CELLS,
+    known: dict[str, Any] | None = None,
 ) -> Iterator[Doing]:
     """Measure every cell that the folder does not hold yet, each in a process of one thread; closing it ends those at work.
 
     Args:
         only: recipes; all of them by default. spaces: names of analytic teachers. seconds: of processor time, training a cell.
-        jobs: processes at once. cells: folder of the rows.
+        jobs: processes at once. cells: folder of the rows. known: what `collect` made earlier, whose rows are not done again
+            either.
 
     Raises:
         UnknownName: for a recipe or space that is not known. WorkbenchError: for impossible numbers, or a folder that holds
@@ -128,25 +130,34 @@ def sweep(
         raise WorkbenchError(f"seconds is {seconds!r}, but must be a positive number, at most a day.")
     jobs = check_count("jobs", jobs, 1, 256)
     settings = {"seconds": float(seconds), "seed": check_count("seed", seed, 0, 2**31 - 1), "n": N, "draws": DRAWS}
-    return _sweep([(space, name) for space in places for name in names], settings, jobs, _folder(Path(cells), settings))
+    wanted, earlier = [(space, name) for space in places for name in names], {}
+    if known is not None:
+        _same(settings, known["settings"], "the file of earlier rows")
+        earlier = {(row["space"], row["recipe"]): {**row, "settings": settings} for row in known["rows"]}
+    return _sweep(wanted, settings, jobs, _folder(Path(cells), settings), earlier)
+
+
+def _same(settings: dict[str, Any], held: dict[str, Any], what: str) -> None:
+    differing = [key for key in settings if held.get(key) != settings[key]]
+    if differing:
+        told = ", ".join(f"{key} = {held.get(key)!r} and not {settings[key]!r}" for key in differing)
+        raise WorkbenchError(f"{what} holds cells with {told}: choose another place, or the same settings to go on.")
 
 
 def _folder(place: Path, settings: dict[str, Any]) -> Path:
     if (place / SETTINGS).exists():
-        held = read_json(place / SETTINGS)
-        differing = [key for key in settings if held.get(key) != settings[key]]
-        if differing:
-            told = ", ".join(f"{key} = {held.get(key)!r} and not {settings[key]!r}" for key in differing)
-            raise WorkbenchError(f"{place} holds cells with {told}: choose another folder, or the same settings to go on.")
+        _same(settings, read_json(place / SETTINGS), str(place))
     else:
         write_json(place / SETTINGS, settings)
     return place
 
 
-def _sweep(wanted: list[tuple[str, str]], settings: dict[str, Any], jobs: int, cells: Path) -> Iterator[Doing]:
+def _sweep(
+    wanted: list[tuple[str, str]], settings: dict[str, Any], jobs: int, cells: Path, earlier: dict[tuple, dict] | None = None
+) -> Iterator[Doing]:
     total, done, left, running = len(wanted), 0, [], []
     for space, recipe in wanted:
-        row = _held(cells, space, recipe)
+        row = _held(cells, space, recipe) or (earlier or {}).get((space, recipe))
         why = _outdated(row, recipe) if row else ""
         if row and not why:
             done += 1
@@ -228,12 +239,17 @@ def _finish(child: Child, settings: dict[str, Any], cells: Path) -> dict[str, An
     return read_json(file)
 
 
-def collect(rows: Sequence[dict[str, Any]], jobs: int = 1) -> dict[str, Any]:
-    """Rows with what they were measured on: settings, versions, hardware."""
+def collect(rows: Sequence[dict[str, Any]], jobs: int = 1, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Rows with what they were measured on: settings, versions, hardware; those of `known` that are not among them stay."""
     import torch
 
-    settings = rows[0]["settings"] if rows else {}
-    head = ("space", "recipe", "failed", "steps", "seconds", "preparing", "per_second", "peak_mb", "base_mb", "parameters",
+    settings = rows[0]["settings"] if rows else (known or {}).get("settings", {})
+    settings = {key: value for key, value in settings.items() if key != "evaluations"}
+    new = {(row["space"], row["recipe"]) for row in rows}
+    rows = [*rows, *(row for row in (known or {"rows": ()})["rows"] if (row["space"], row["recipe"]) not in new)]
+    hardware = f"{os.cpu_count()} CPU cores, {platform.machine()}; one thread a cell, {jobs} at once"
+    before = (known or {}).get("hardware", hardware)
+    head = ("space", "recipe", "signature", "failed", "steps", "seconds", "preparing", "per_second", "peak_mb", "base_mb", "parameters",
             "floor", "off_mode_floor", "figures", "curve")  # fmt: skip
     plain = [{key: row[key] for key in head if key in row} for row in rows]
     for row in plain:
@@ -241,7 +257,7 @@ def collect(rows: Sequence[dict[str, Any]], jobs: int = 1) -> dict[str, Any]:
     return {
         "settings": {**settings, "evaluations": list(COUNTS)},
         "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0], "workbench": sys.modules["workbench"].__version__},
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}; one thread a cell, {jobs} at once",
+        "hardware": before if hardware in before else f"{before}; and {hardware}",
         "rows": sorted(plain, key=lambda row: (row["space"], row["recipe"])),
     }  # fmt: skip
 

@@ -274,7 +274,11 @@ def build_parser() -> Parser:
     recipes.add_argument(
         "--cells", metavar="FOLDER", help="where finished cells are kept, not to be run again (default: runs/bench-recipes)"
     )
-    recipes.add_argument("--out", metavar="FILE", help="also write all rows, such as workbench/bench/recipes.json")
+    recipes.add_argument(
+        "--out",
+        metavar="FILE",
+        help="also write all rows, such as workbench/bench/recipes.json; rows that it holds stay, and are not run again",
+    )
 
     command("doctor", "doctor:doctor", "say what this machine has, what it lacks, and how to get it")
     return top

@@ -24,7 +24,8 @@ def recipes(args: Namespace) -> None:
     out = Path(args.out).expanduser() if args.out else None
     if out is not None and out.suffix.lower() != ".json":
         raise WorkbenchError(f"--out {args.out!r} must end in .json.")
-    doing = bench.sweep(_words(args.only), _words(args.spaces), args.seconds, args.seed, args.jobs, cells)
+    known = bench.load(out) if out is not None and out.exists() else None
+    doing = bench.sweep(_words(args.only), _words(args.spaces), args.seconds, args.seed, args.jobs, cells, known)
     rows: list[dict[str, Any]] = []
     live = sys.stderr.isatty()
     try:
@@ -41,12 +42,12 @@ def recipes(args: Namespace) -> None:
         doing.close()
         print(f"\n{len(rows)} cells are in {cells}; the same command goes on from there.", file=sys.stderr)
         raise
-    content = bench.collect(rows, args.jobs)
+    content = bench.collect(rows, args.jobs, known)
     show(HEAD, (_cells(entry) for entry in sorted(bench.entries(content), key=_rank)))
     print(f"sw2 over its noise floor, n = {bench.N}, {bench.DRAWS} draws, seed {args.seed}; {content['hardware']}.")
     if out is not None:
         write_atomically(out, lambda file: file.write_text(bench.to_json(content), encoding="utf-8") and None)
-        print(f"{len(rows)} rows -> {out}", file=sys.stderr)
+        print(f"{len(content['rows'])} rows -> {out}", file=sys.stderr)
 
 
 HEAD = ("name", "space", "evaluations", "sw2/floor", "off-mode", "modes", "paired RMS", "steps/s", "peak MB")
