@@ -145,10 +145,12 @@ def _distill(
         optim=_rates(recipe, objective), ema=recipe.ema, device=device, clock=clock, report_seconds=report_seconds,
     )  # fmt: skip
     for progress in told(training) if backend else training:
-        if progress.average is not None:
-            averaged = Network(progress.average, student.path, student.kind, student.shape, student.classes, student.two_times)
-            averaged.sampling = sampling
-            progress.samples = functools.partial(_samples, averaged)
+        begun = progress.average is not None  # before, the student is what it starts as
+        net = progress.average if begun else objective.players["student"]
+        averaged = Network(net, student.path, student.kind, student.shape, student.classes, student.two_times)
+        averaged.sampling = sampling
+        progress.samples = functools.partial(_samples, averaged)
+        if begun:
             progress.metrics = measure(averaged, always=progress.stage == "done")
             done = max(progress.step / steps if steps else 0.0, progress.seconds / seconds if seconds else 0.0)
             progress.warning = watch(progress.metrics, progress.step, min(done, 1.0))
