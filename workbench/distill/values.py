@@ -35,9 +35,8 @@ def put(part: Any, name: str, value: Any) -> Any:
         raise
     except (TypeError, ValueError, AttributeError) as error:
         raise wrong from error
-    if all(kinds):
-        fitting = any(kind.fits(value) for kind in kinds)
-    else:
+    fitting = any(kind.fits(value) for kind in kinds if kind)
+    if not fitting and not all(kinds):
         word = getattr(made, name) is value and isinstance(value, (str, bool, Real))
         open_to_all = alternatives == ["Any"] and (held is None or isinstance(held, str))  # the part that reads it knows more
         fitting = open_to_all or not word
