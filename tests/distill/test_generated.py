@@ -22,6 +22,8 @@ from workbench.distill.objectives.pointwise import Pointwise
 from workbench.distill.objectives.starts import FromKeyPoints, FromPairs
 from workbench.distill.objectives.targets import Point, StoredEndpoint
 from workbench.distill.objectives.times import Straighten
+from workbench.distill.recipes import get
+from workbench.distill.students import new_student
 from workbench.errors import WorkbenchError
 from workbench.files import read_json
 from workbench.networks import new_network
@@ -202,6 +204,26 @@ def test_a_student_of_key_points_learns_the_gaussian_flow(tmp_path):
     noise = torch.randn(256, 2, generator=torch.Generator().manual_seed(1))
     (final,) = [frame.x for frame in wb.run(last.student.plan(), last.student, noise) if frame.t == 0]
     assert float((final - land(noise, 1.0, 0.0)).square().mean().sqrt()) < 0.15  # one step of the teacher errs by 0.4
+
+
+def test_guided_trajectories_are_stored_with_the_teachers_answers(tmp_path):
+    """Adapters trained on a stored set meet states of guided trajectories, each at its own scale, and the guided answers there; nobody is asked."""
+    start = FromKeyPoints(KeyPoints(24, chunk=8, keys=4, inner=1, sampling=Sampling("ddim")))
+    teacher = Network(new_network((2,), 2, "flow", "linear", width=32, depth=1), "linear", "flow", (2,), 2)
+    for name, parameter in teacher.net.named_parameters():
+        if "head" in name or "modulation" in name or "class" in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    chosen = get("agd").configured(start=start, target=StoredEndpoint())
+    student, _ = new_student(teacher, None, 0, chosen, {})
+    bound = chosen.objective.bind(teacher, student)
+    for _ in bound.prepare(tmp_path, 0, "cpu"):
+        pass
+    assert set(open_set(tmp_path / "keypoints").column_names) == {"keys", "cond", "w"}
+    bound.teacher = None
+    point = bound.point(Batch(None, None, 32), step_rng(0, 0))
+    answer = Guided(teacher, student.scale)(point.x, point.t, point.cond)
+    assert torch.allclose(point.x0, answer.to(point.x0), atol=1e-3) and len(student.scale.unique()) > 8
+    assert torch.isfinite(bound.loss("student", Batch(None, None, 32), step_rng(0, 1))[0])
 
 
 @pytest.mark.parametrize("path", ["linear", "trig"])

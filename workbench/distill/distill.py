@@ -240,7 +240,7 @@ def _sampling(recipe: Recipe) -> Sampling:
     if own is not None:
         return own
     start = getattr(recipe.objective, "start", None)
-    if isinstance(start, FromKeyPoints):
+    if isinstance(start, FromKeyPoints) and not recipe.adapters:  # adapters stand in any plan; a chord in its own jump alone
         return replace(recipe.sampling, steps=start.pairs.keys, times={str(start.pairs.keys): list(start.pairs.times)})
     inputs = getattr(recipe.objective, "inputs", None)
     if isinstance(inputs, BackSimulation) and len(inputs.times) > 1:

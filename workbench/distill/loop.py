@@ -155,6 +155,7 @@ def train(
         objective.watch(optimizers)
     frozen = {name: module.to(device) for name, module in getattr(objective, "frozen", {}).items()}
     average = copy.deepcopy(players[objective.product]).requires_grad_(False).eval()
+    averaged, followed = list(average.parameters()), list(players[objective.product].parameters())
     step, elapsed = 0, 0.0
     if saved := folder.load():
         tensors, state = saved
@@ -191,7 +192,7 @@ def train(
             loss, parts = objective.loss(name, batch, rng)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(players[name].parameters(), optim[name].clip)
+            norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], optim[name].clip)
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
                 if step and not folder.kept and _sound(players.values()):  # in the first minute
                     save()
@@ -213,7 +214,7 @@ def train(
                 **{f"{name}/{key}": value for key, value in parts.items()},
             }
             if name == objective.product:
-                _average(average, players[name], min(ema, (1 + step) / (10 + step)))
+                _average(averaged, followed, min(ema, (1 + step) / (10 + step)))
         step += 1
         if hasattr(objective, "after"):
             objective.after(max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0))
@@ -253,5 +254,5 @@ def _adamw(player: nn.Module, optim: Optim) -> torch.optim.AdamW:
 
 
 @torch.no_grad()
-def _average(average: nn.Module, player: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(player.parameters()), 1 - decay)
+def _average(averaged: list[Tensor], followed: list[Tensor], decay: float) -> None:
+    torch._foreach_lerp_(averaged, followed, 1 - decay)

@@ -166,6 +166,7 @@ class BoundPointwise:
         if switches.average.decay > 0:
             self.target_net = _copy(student)
             self.frozen["target"] = self.target_net.net
+        self.followed: tuple[list[Tensor], list[Tensor]] | None = None
         self.stage = Stage()
         if isinstance(switches.times, Halving):
             self.previous = _copy(student)
@@ -233,7 +234,9 @@ class BoundPointwise:
         """Once a step: the target net follows the student; a new stage of halving begins with the student as its teacher."""
         decay = self.switches.average.decay
         if decay > 0:
-            follow(self.target_net.net, self.student.net, decay)
+            if self.followed is None:  # listing the weights anew would cost as much as averaging small ones
+                self.followed = list(self.target_net.net.parameters()), list(self.student.net.parameters())
+            follow(*self.followed, decay)
         if isinstance(self.switches.times, Halving):
             stage = self.switches.times.stage(progress)
             if stage > self.stage.index:
@@ -300,9 +303,9 @@ def pull_of(loss: Tensor, prediction: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, player: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) player."""
-    torch._foreach_lerp_(list(average.parameters()), list(player.parameters()), 1 - decay)
+def follow(average: list[Tensor], weights: list[Tensor], decay: float) -> None:
+    """average <- decay average + (1 - decay) weights, each list in the same order."""
+    torch._foreach_lerp_(average, weights, 1 - decay)
 
 
 def halves(error: Tensor, t: Tensor) -> dict[str, Tensor]:

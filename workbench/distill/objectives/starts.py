@@ -76,7 +76,11 @@ class FromKeyPoints:
     """A key point of a stored teacher trajectory; its x0 is that whose jump lands on the next key point (AccVideo, arXiv 2503.19462, eq. 3).
 
     On the linear path that is the slope of the chord between the two. The student only meets states that the teacher visits.
-    The times are the trajectory's own, drawn evenly among the jumps.
+    The times are the trajectory's own, drawn evenly among the jumps. With DDIM and no step between two key points that x0 is the
+    teacher's own answer there: stored trajectories, guided at the scale that is stored beside them, train adapters (AGD, arXiv 2503.07274)
+    without a call of the teacher:
+
+        distill(teacher, "agd", start=FromKeyPoints(KeyPoints(keys=16, inner=1, sampling=Sampling("ddim"))), target=StoredEndpoint())
     """
 
     pairs: KeyPoints = field(default_factory=KeyPoints)
