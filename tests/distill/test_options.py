@@ -279,3 +279,24 @@ def test_every_network_of_an_objective_is_compiled(teacher):
     # student and teacher, and: target net; critic; straightened flow; last stage
     assert counts == {"cd": 3, "freeflow": 3, "slimflow": 3, "progressive": 3, "sana-sprint": 2}
     teacher.net._compiled_call_impl = None
+
+
+@pytest.mark.parametrize("path", ["vp", "edm"])
+def test_every_recipe_trains_on_every_path(path):
+    """Finite and of a sensible size at the beginning and the end of a run, also where the path explodes or its alpha ends at 0."""
+    exact = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2], labels=[0, 1], path=path)
+    x0, cond = exact.sample(16, seed=0, labels=True)
+    for name in set(POINTWISE) - {"hipa", "agd"}:  # images, and a network to adapt
+        chosen = get(name).fitted((2,), True).configured(**few(name))
+        check_fit(chosen, exact, (x0, cond))
+        student, _ = new_student(exact, None, 0, chosen, {"width": 16, "depth": 1})
+        bound = chosen.objective.bind(exact, student)
+        bound.real_samples = lambda rng: (x0.float(), cond)
+        for _ in bound.prepare(None, 0, "cpu") if hasattr(bound, "prepare") else ():
+            pass
+        for progress in (0.0, 0.99):
+            loss, _ = bound.loss("student", Batch(x0.float(), cond, 16, progress), step_rng(0, 0))
+            loss.backward()
+            bound.after(progress)
+            assert abs(float(loss.detach())) < 1e3, name  # also: not NaN
+        assert all(bool(torch.isfinite(p.grad).all()) for p in student.net.parameters() if p.grad is not None), name
