@@ -252,6 +252,11 @@ def card_without_hash(folder: Path) -> None:
         (lambda folder: edit_card(folder, path="liner"), "differ in path"),
         (lambda folder: edit_card(folder, sampling={"smapler": "euler"}), "is damaged"),
         (lambda folder: edit_card(folder, shape="wide"), "differ in shape"),
+        (lambda folder: edit_card(folder, sampling=3), "is damaged"),
+        (lambda folder: edit_card(folder, sampling={"steps": "many"}), "steps is 'many', but must be a whole number"),
+        (lambda folder: edit_card(folder, sampling={"options": [1]}), "options is [1], but must be a mapping"),
+        (lambda folder: edit_card(folder, class_names=5), "is damaged"),
+        (lambda folder: (folder / "config.json").write_text('{"_class_name": null}'), "do not fit"),
     ],
 )
 def test_a_damaged_student_folder_says_what_is_wrong_and_stays_as_it_is(trained, damage, words):

@@ -19,6 +19,8 @@ from workbench.errors import WorkbenchError
 from workbench.files import write_json
 from workbench.student import CARD, Trained, load, save
 
+ALIKE = ("network", "path", "kind", "shape", "classes", "two_times", "sampling")  # what students of one model share
+
 
 def parts_of(classes: int, count: int) -> list[list[int]]:
     """Labels 0 to classes - 1 cut into runs of consecutive ones, as even as can be; one empty part for a model without classes.
@@ -71,7 +73,7 @@ class Routed(Trained):
     """A saved model of several students; `classes_of[k]` are the labels of student k. Without a label, a sample's class is drawn."""
 
     def __init__(self, students: Sequence[Trained], card: dict[str, Any]):
-        self.classes_of = [list(part["classes"]) for part in card["students"]]
+        self.classes_of = [list(map(int, part["classes"])) for part in card["students"]]
         super().__init__(Router([one.net for one in students], self.classes_of), card)
 
     def own_labels(self, n: int) -> Tensor | None:
@@ -95,11 +97,7 @@ def save_routed(
     students = [load(one) for one in folders]
     first = students[0].card
     for one in students[1:]:
-        apart = [
-            key
-            for key in ("network", "path", "kind", "shape", "classes", "two_times", "sampling")
-            if one.card[key] != first[key]
-        ]
+        apart = [key for key in ALIKE if one.card[key] != first[key]]
         if apart:
             raise WorkbenchError(
                 f"the students differ in {', '.join(apart)}, so they are no one model: train all of them alike."
@@ -130,14 +128,26 @@ def load_routed(folder: str | os.PathLike, card: dict[str, Any], device: str | t
     """
     folder, parts = Path(folder), card["students"]
     try:
-        labels = sorted(label for part in parts for label in part["classes"])
-        names = [str(part["folder"]) for part in parts]
+        labels = sorted(int(label) for part in parts for label in part["classes"])
+        listed = [(str(part["folder"]), part["sha256"]) for part in parts]
+        known = {key: card[key] for key in ("name", "role", "classes", *ALIKE)}
     except (KeyError, TypeError) as error:
         raise WorkbenchError(f"{folder / CARD} is damaged ({error}): restore it from where it came.") from error
-    if labels != list(range(card["classes"])) or any(Path(name).name != name for name in names):
+    if (
+        labels != list(range(len(labels)))
+        or len(labels) != known["classes"]
+        or any(Path(name).name != name for name, _ in listed)
+    ):
         raise WorkbenchError(f"{folder / CARD} does not give each class to one student: restore it from where it came.")
-    students = [load(folder / name, device) for name in names]
-    for part, one in zip(parts, students, strict=True):
-        if one.card["sha256"] != part["sha256"]:
-            raise WorkbenchError(f"{folder / part['folder']} is not the student on the card: restore it from where it came.")
-    return Routed(students, card)
+    students = [load(folder / name, device) for name, _ in listed]
+    for (name, digest), one in zip(listed, students, strict=True):
+        if one.card["sha256"] != digest:
+            raise WorkbenchError(f"{folder / name} is not the student on the card: restore it from where it came.")
+        if apart := [key for key in ALIKE if one.card[key] != known[key]]:
+            raise WorkbenchError(
+                f"{folder / CARD} and that of {name} differ in {', '.join(apart)}: restore them from where they came."
+            )
+    try:
+        return Routed(students, card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkbenchError(f"{folder / CARD} is damaged ({error}): restore it from where it came.") from error

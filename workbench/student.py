@@ -22,6 +22,7 @@ from torch import nn
 from workbench.denoiser import Network
 from workbench.errors import MissingSource, WorkbenchError, unknown
 from workbench.files import read_json, to_json, write_together
+from workbench.fits import check_values
 from workbench.samplers.plan import Plan
 from workbench.samplers.sample import Sampling
 
@@ -166,7 +167,7 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
         with torch.random.fork_rng(devices=[]):
             net = network.from_config(config)
         net.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
-    except (SafetensorError, RuntimeError, TypeError, OSError) as error:
+    except (SafetensorError, RuntimeError, TypeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WorkbenchError(
             f"the weights in {folder} do not fit its config.json ({reason}): fetch the folder again."
@@ -181,6 +182,7 @@ def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Train
     if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
         raise WorkbenchError(f"{folder / WEIGHTS} holds NaN or infinite weights: train it again.")
     try:
+        check_values(Sampling, dict(card["sampling"]))
         return Trained(net.to(device).requires_grad_(False), card)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WorkbenchError(f"{folder / CARD} is damaged ({error}): restore it from where it came.") from error

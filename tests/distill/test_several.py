@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -106,6 +107,25 @@ def test_a_student_that_fails_does_not_lose_the_others(made, tmp_path):
     assert (tmp_path / "student-1" / "student" / "card.json").exists() and not (tmp_path / "student").exists()
     (tmp_path / "student-0" / "config.json").unlink()
     assert torch.equal(weights(last(run=tmp_path).student), weights(made[1].student))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"path": "vp"}, "differ in path"),
+        ({"path": None, "name": None}, "differ in path"),
+        ({"classes": 10**9}, "each class to one student"),
+        ({"students": 5}, "is damaged"),
+        ({"students": [{"folder": "part-0"}]}, "is damaged"),
+        ({"class_names": 5}, "is damaged"),
+    ],
+)
+def test_a_damaged_card_of_several_is_named(made, tmp_path, changes, said):
+    shutil.copytree(made[0] / "student", tmp_path / "student")
+    card = json.loads((tmp_path / "student" / "card.json").read_text())
+    (tmp_path / "student" / "card.json").write_text(json.dumps(card | changes))
+    with pytest.raises(WorkbenchError, match=said):
+        wb.load(tmp_path / "student")
 
 
 @pytest.mark.parametrize(
