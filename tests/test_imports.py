@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # the top of the file, inside a function or for a type checker alike. Parts that stand on one line do not know each other.
 FLOORS = (
     ("errors",),
-    ("files", "callable_module", "references", "fits"),  # helpers that know nothing of diffusion
+    ("files", "callable_module", "references", "fits", "process"),  # helpers that know nothing of diffusion
     ("paths", "networks", "data"),  # ground
     ("metrics",),  # ground too, but its features come from a network
     ("denoiser", "schedules"),  # language

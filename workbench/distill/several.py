@@ -35,6 +35,13 @@ from workbench.routed import parts_of, save_routed
 
 RESULT, FAILED, REQUEST = "result.json", "failed.json", "request.pickle"
 POLL = 0.2  # seconds between two looks at what other processes have done
+CHILD = """
+from workbench.process import end_with_parent
+end_with_parent()  # before anything that takes long is imported
+import sys
+from workbench.distill.several import main
+main(sys.argv[1])
+"""
 
 
 @dataclass(frozen=True)
@@ -277,7 +284,7 @@ def _in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Progress]:
                     _fail(task, WorkbenchError(f"it cannot be handed to another process ({error}): set jobs=1"))
                     continue
                 with open(task.folder / "log.txt", "w", encoding="utf-8") as log:
-                    command = [sys.executable, "-m", "workbench.distill.several", str(task.folder / REQUEST)]
+                    command = [sys.executable, "-c", CHILD, str(task.folder / REQUEST)]
                     running[task.folder] = (task, subprocess.Popen(command, stdout=log, stderr=log))
             for folder, (task, process) in list(running.items()):
                 if process.poll() is None:
@@ -337,7 +344,3 @@ def main(file: str) -> None:
     except Exception as error:
         _fail(task, error)
         raise
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
