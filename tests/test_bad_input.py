@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import json
 import math
 import os
@@ -24,7 +23,6 @@ from workbench.data.images import read_idx
 from workbench.distill.checkpoint import RunFolder
 from workbench.errors import Diverged, MissingSource, UnknownName, WorkbenchError
 from workbench.networks.mlp import MLP
-from workbench.samplers import POLICIES, SAMPLERS, sampler_options
 from workbench.samplers.sample import Sampling
 
 TWO = wb.mixture([[0.0, 1.0], [0.0, -1.0]], [0.1, 0.1], labels=None)
@@ -108,23 +106,6 @@ def test_an_impossible_number_names_what_is_accepted(call, words):
     with pytest.raises(WorkbenchError) as raised:
         call()
     assert words in sentence(raised)
-
-
-OPTIONS = [
-    *((name, "uniform", option) for name in SAMPLERS for option in sampler_options(name)),
-    *(("ddim", name, option) for name in wb.schedules.NAMES for option in wb.schedules.options(name)),
-    *((name, None, option) for name in POLICIES for option in list(inspect.signature(POLICIES[name]).parameters)[1:]),
-]
-
-
-@pytest.mark.parametrize(("sampler", "schedule", "option"), OPTIONS)
-def test_no_option_of_a_sampler_or_schedule_takes_nonsense(sampler, schedule, option):
-    for value in ("abc", math.nan, [1.0]):
-        with pytest.raises(WorkbenchError) as raised:
-            wb.plan(sampler, "linear", 3, schedule, **{option: value}) if schedule else wb.policy(
-                sampler, "linear", **{option: value}
-            )
-        sentence(raised)
 
 
 @pytest.mark.parametrize(
