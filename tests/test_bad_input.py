@@ -136,12 +136,7 @@ def test_a_wrong_shape_class_or_type_is_named(call, words):
 
 def test_noise_that_is_not_finite_never_runs():
     calls = []
-
-    def model(x, t, cond=None):
-        calls.append(t)
-        return x
-
-    model.path = wb.paths.linear
+    model = lambda_with_path(lambda x, t, cond=None: calls.append(t))
     with pytest.raises(WorkbenchError) as raised:
         wb.run(wb.plan("euler", "linear", 2), model, torch.tensor([[0.0, math.nan]]))
     assert "NaN" in sentence(raised) and not calls
