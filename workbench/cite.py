@@ -165,6 +165,7 @@ USES: dict[str, tuple[str, ...]] = {
     "density_coverage": ("naeem2020reliable",),
     "straightness": ("liu2023flow",),
     "vendi_score": ("friedman2023vendi",),
+    "reliability": ("guo2017calibration",),
     # what a denoiser is made of and wrapped in
     "DiT": ("peebles2023scalable", "chen2024pixart"),
     "guidance": ("ho2022classifier",),

@@ -80,6 +80,9 @@ REFERENCES: dict[str, Reference] = {
     "gu2023boot": Reference(
         "BOOT: Data-free Distillation of Denoising Diffusion Models with Bootstrapping",
         "Gu, Jiatao; Zhai, Shuangfei; Zhang, Yizhe; Liu, Lingjie; Susskind, Josh", 2023, "2306.05544"),
+    "guo2017calibration": Reference(
+        "On Calibration of Modern Neural Networks",
+        "Guo, Chuan; Pleiss, Geoff; Sun, Yu; Weinberger, Kilian Q.", 2017, "1706.04599", ICML),
     "guo2025splitmeanflow": Reference(
         "SplitMeanFlow: Interval Splitting Consistency in Few-Step Generative Modeling",
         "Guo, Yi; others", 2025, "2507.16884"),

@@ -33,11 +33,11 @@ def field(recipe: str, label: str) -> tuple[int, dict]:
 
 def test_an_open_switch_is_empty_and_a_zero_in_it_counts():
     form = distill_tab._form(SPACE, SPACE, "dmd2")
-    place, spread = field("dmd2", "spread")
-    assert spread["value"] == "" and spread["placeholder"] == "open"
+    place, real = field("dmd2", "real")
+    assert real["value"] == "" and real["placeholder"] == "open"
     values = [one["value"] for one in form]
     values[place] = "0"
-    assert distill_tab.wanted(SPACE, SPACE, "dmd2", values) == {"spread": 0.0}
+    assert distill_tab.wanted(SPACE, SPACE, "dmd2", values) == {"real": 0.0}
 
 
 def test_an_emptied_switch_is_its_default_and_words_are_told():
