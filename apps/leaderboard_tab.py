@@ -58,7 +58,7 @@ def build(tab: gr.Tab, tabs: gr.Tabs, compare: compare_tab.Door, distill: distil
     train.click(_to_distill, chosen, [tabs, said, *distill.controls], **_light())
 
 
-WIDTHS = [f"{width}px" for width in (140, 124, 130, 52, 134, 50, 92, 72, 114, 82, 80, 86, 92, 128)]
+WIDTHS = [f"{width}px" for width in (140, 124, 130, 52, 134, 78, 92, 72, 114, 82, 80, 86, 92, 120)]
 
 
 def _light(name: str | None = None) -> dict[str, Any]:
