@@ -203,8 +203,10 @@ def _answer(parts: dict, page: Page, asked: Asked, number: int, light: bool, ack
             )
         )
         update[parts["rows"]] = gr.update(value=figure, visible=figure is not None)
+    # once more, since the page may show only the last of several updates that arrive together
+    update[parts["board"]] = laboratory.board(asked, plans) | ({} if ack is None else {"ack": ack})
     if ack is not None:
-        update |= {parts["board"]: {**laboratory.board(asked, plans), "ack": ack}, parts["chosen"]: shown, **first}
+        update |= {parts["chosen"]: shown, **first}
     yield update
 
 
