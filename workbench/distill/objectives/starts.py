@@ -103,7 +103,7 @@ class FromKeyPoints:
 
 @dataclass(frozen=True)
 class FromPrior:
-    """Noise at t = 1; no data are touched. Labels are uniform."""
+    """Noise at t = 1; no sample is looked at. Labels are those that data bring, or uniform."""
 
     pairs: ClassVar[None] = None
     needs_data: ClassVar[bool] = False
