@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.denoiser import Counted, Guided, Network, Precision, Thresholded, evaluate, tally
+from workbench.denoiser import Autoguided, Counted, Guided, Network, Precision, Thresholded, evaluate, tally
 from workbench.errors import UnknownName, WorkbenchError
 
 TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.5]], [0.3, 0.4])
@@ -229,3 +229,42 @@ def test_a_network_keeps_its_own_and_the_states_precision() -> None:
 def test_a_flow_map_without_a_second_time_gets_the_first() -> None:
     model = Network(lambda x, t, cond, s: x * s[:, None], "linear", "x0", (2,), two_times=True)
     assert torch.equal(model(X, 0.5), 0.5 * X) and torch.equal(model(X, 0.5, s=0.25), 0.25 * X)
+
+
+# -- autoguidance
+
+
+def test_autoguidance_goes_on_from_the_weak_model_past_the_strong_one() -> None:
+    weak = wb.mixture([[1.0, 0.0], [-1.0, 0.5]], [0.6, 0.6])
+    out, nfe = evaluate(Autoguided(TEACHER, weak, 2.0), X, 0.5)
+    assert nfe == 2 and torch.allclose(out, 2 * TEACHER(X, 0.5) - weak(X, 0.5), atol=1e-12)
+    alone, nfe = evaluate(Autoguided(TEACHER, weak, 1.0), X, 0.5)
+    assert nfe == 1 and torch.equal(alone, TEACHER(X, 0.5))
+    assert torch.allclose(Autoguided(TEACHER, TEACHER, 5.0)(X, 0.5), TEACHER(X, 0.5), atol=1e-12)
+
+
+def test_autoguidance_of_a_gaussian_narrows_it() -> None:
+    """A weak model that is too wide: samples of the guided one are narrower than the law, by the flow of 2 D - D_weak."""
+    law, wide = wb.mixture([[0.0]], [0.5]), wb.mixture([[0.0]], [0.8])
+    plain, guided = (float(wb.sample(model, 4000, steps=40, seed=0).std()) for model in (law, Autoguided(law, wide, 2.0)))
+    assert plain == pytest.approx(0.5, rel=0.03) and guided < 0.8 * plain
+
+
+def test_autoguidance_needs_two_models_of_one_kind() -> None:
+    with pytest.raises(WorkbenchError, match="path is cosine, and the model's linear: choose a weaker model of the same kind"):
+        Autoguided(TEACHER, wb.mixture([[1.0, 0.0]], [0.5], path="cosine"), 2.0)
+    with pytest.raises(WorkbenchError, match=r"shape is \(1,\), and the model's \(2,\)"):
+        Autoguided(TEACHER, wb.mixture([[1.0]], [0.5]), 2.0)
+
+
+def test_a_student_of_an_autoguided_network_starts_as_the_strong_one() -> None:
+    from workbench.networks import new_network
+
+    strong, weak = (
+        Network(new_network((2,), 0, "flow", "linear", k, width=32, depth=2), "linear", "flow", (2,)) for k in (0, 1)
+    )
+    torch.nn.init.normal_(strong.net.head.weight)
+    *_, last = wb.distill(Autoguided(strong, weak, 2.0), "ayf", data=torch.randn(64, 2), steps=1, batch=16, lr=0.0)
+    x, t = X.float(), torch.full((5,), 0.6)
+    assert torch.allclose(last.student(x, t, None, t), strong(x, t), atol=1e-6)
+    assert not torch.allclose(strong(x, t), weak(x, t), atol=1e-3)

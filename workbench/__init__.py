@@ -17,6 +17,7 @@ _LAZY = {
     "mixture": "workbench.teachers:mixture",
     "Empirical": "workbench.teachers:Empirical",
     "Guided": "workbench.denoiser:Guided",
+    "Autoguided": "workbench.denoiser:Autoguided",
     "Thresholded": "workbench.denoiser:Thresholded",
     "Counted": "workbench.denoiser:Counted",
     "Network": "workbench.denoiser:Network",

@@ -232,6 +232,35 @@ class Guided(Wrapper):
         return without + scale * (with_cond - without)
 
 
+class Autoguided(Wrapper):
+    """Autoguidance (arXiv 2406.02507, eq. 3): D_weak + scale (D - D_weak), two calls; D_weak is a smaller or less trained model of the same law.
+
+    A teacher like any other: `distill(Autoguided(teacher, weak, 2.0), "ayf")` is what Align Your Flow does (arXiv 2506.14603).
+    The student starts from the stronger one's weights.
+
+    Raises:
+        WorkbenchError: for two models that do not share path and shape.
+    """
+
+    def __init__(self, model: Denoiser, weak: Denoiser, scale: float):
+        super().__init__(model)
+        for what in ("path", "shape"):
+            mine, other = getattr(model, what, None), getattr(weak, what, None)
+            if mine != other:
+                raise WorkbenchError(
+                    f"the weak model's {what} is {getattr(other, 'name', other)}, and the model's {getattr(mine, 'name', mine)}: "
+                    "choose a weaker model of the same kind, such as an early checkpoint."
+                )
+        self.weak, self.scale = weak, float(scale)
+
+    def __call__(self, x: Tensor, t: float | Tensor, cond: Any = None, **second_time: Any) -> Tensor:
+        strong = evaluate(self.model, x, t, cond, **second_time)[0]
+        if self.scale == 1:
+            return strong
+        weak = evaluate(self.weak, x, t, cond, **second_time)[0].to(strong)
+        return weak + self.scale * (strong - weak)
+
+
 class Scaled(Wrapper):
     """A model that takes the guidance scale as an input, asked at `scale`: a number, or one for each row. One evaluation.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -308,3 +309,34 @@ def test_unipc_on_eps_says_where_it_can_start() -> None:
 def test_every_option_has_a_default() -> None:
     for sampler in SAMPLERS:
         assert wb.plan(sampler, "linear", 6).evaluations >= 6 and isinstance(sampler_options(sampler), list)
+
+
+# -- the first noise in place of the predicted one
+
+
+def straight(x: Tensor, t: float | Tensor, cond: object = None) -> Tensor:
+    """x0 of the straight line through x at t whose ends are tied by x0 = 0.4 eps + 0.7."""
+    return 0.4 * (x - (1 - t) * 0.7) / ((1 - t) * 0.4 + t) + 0.7
+
+
+straight.path = paths.linear
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_on_straight_lines_the_first_noise_is_the_predicted_one(steps: int) -> None:
+    """RF++'s update (arXiv 2405.20320) and Euler's agree where the coupling is straight, in any number of steps."""
+    plans = [wb.plan("ddim", "linear", steps, reuse_noise=reused) for reused in (False, True)]
+    ends = [[frame.x for frame in wb.run(plan, straight, NOISE)] for plan in plans]
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*ends, strict=True))
+    assert torch.allclose(ends[1][-1], 0.4 * NOISE + 0.7, atol=1e-12)
+
+
+def test_on_bent_ones_it_is_not_and_every_state_keeps_the_first_noise() -> None:
+    plan = wb.plan("ddim", VP, 4, reuse_noise=True)
+    frames = list(wb.run(plan, TEACHER, NOISE))
+    assert not torch.allclose(frames[-1].x, final(wb.plan("ddim", VP, 4)), atol=1e-2)
+    for before, frame in itertools.pairwise(frames):
+        t = torch.tensor(frame.t, dtype=torch.float64)
+        assert torch.allclose(frame.x, VP.alpha(t) * before.target + VP.sigma(t) * NOISE, atol=1e-12)
+    with pytest.raises(WorkbenchError, match=r"eta is 0.5, and adds fresh noise, but reuse_noise keeps the first"):
+        wb.plan("ddim", VP, 4, reuse_noise=True, eta=0.5)

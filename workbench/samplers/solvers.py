@@ -16,12 +16,21 @@ from workbench.samplers.points import Point, at_log_snr, check_range, jump, poin
 SAVE_X = Row(x=1.0)
 
 
-def ddim(path: Path, times: list[float], eta: float = 0.0) -> list[Stage]:
-    """DDIM (arXiv 2010.02502, eq. 12 and 16): order 1; eta = 0 is deterministic, eta = 1 is ancestral sampling."""
+def ddim(path: Path, times: list[float], eta: float = 0.0, reuse_noise: bool = False) -> list[Stage]:
+    """DDIM (arXiv 2010.02502, eq. 12 and 16): order 1; eta = 0 is deterministic, eta = 1 is ancestral sampling.
+
+    Args:
+        reuse_noise: each x0 estimate is mixed with the noise that the run began with, in place of the predicted noise: RF++'s
+            update for a straightened flow (arXiv 2405.20320). It is no solver of an ODE: more steps need not be better.
+    """
     if not 0 <= eta <= 1:
         raise WorkbenchError(f"eta is {eta}, but must lie between 0 (deterministic) and 1 (ancestral).")
-    stages = []
-    for s, t in steps_of(path, times):
+    if reuse_noise and eta:
+        raise WorkbenchError(f"eta is {eta}, and adds fresh noise, but reuse_noise keeps the first: leave one of them out.")
+    stages, steps = [], steps_of(path, times)
+    if reuse_noise:
+        return [Stage(s.t, t.t, "x0", Row(0.0, t.sigma / steps[0][0].sigma, (t.alpha,))) for s, t in steps]
+    for s, t in steps:
         shrink = (t.sigma / s.sigma) * (s.alpha / t.alpha)  # e^-h
         stages.append(Stage(s.t, t.t, "x0", jump(s, t, eta * t.sigma * math.sqrt(max(0.0, 1 - shrink**2)))))
     return stages

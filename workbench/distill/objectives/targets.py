@@ -158,13 +158,39 @@ class Eulerian:
     def __call__(self, teacher: Denoiser, student: Network, point: Point, rng: torch.Generator | None = None) -> Tensor:
         x, t, s, path = point.x, point.t, point.s, student.path
         tau, tau_s = tau_of(path, t), tau_of(path, s)
-        v = _velocity(self.source, teacher, student, point)
+        v = self._velocity(teacher, student, point)
         u, slope = along(student, point, v, self.exact)
         grown = 1.0 if self.warmup <= 0 else min(1.0, point.progress / self.warmup)
         tangent = v - u - per_sample(tau - tau_s, x) * grown * slope
         if self.normalise:
             tangent = _normalised(tangent, self.c)
         return from_average(path, x, t, u + tangent)
+
+    def _velocity(self, teacher: Denoiser, student: Network, point: Point) -> Tensor:
+        return _velocity(self.source, teacher, student, point)
+
+
+@dataclass(frozen=True)
+class SelfMixed(Eulerian):
+    """As `Eulerian` from data, with w V + kappa u(x, t, t, cond) + (1 - w - kappa) u(x, t, t) under guidance w (MeanFlow, arXiv 2505.13447, eq. 20).
+
+    Attributes:
+        kappa: share of the conditional answer; None for 1 - w, so that the unconditional one is not asked (MP1, arXiv 2507.10543,
+            whose w is 2), which extrapolates past the student's own answer and has the same fixed point as no guidance.
+    """
+
+    kappa: float | None = None
+
+    def _velocity(self, teacher: Denoiser, student: Network, point: Point) -> Tensor:
+        v, x, t, cond = point.eps - point.x0, point.x, point.t, point.cond
+        scale = teacher.scale if isinstance(teacher, (Guided, Scaled)) else 1.0
+        w = per_sample(rows_of(scale, v), v)
+        kappa = 1 - w if self.kappa is None else self.kappa
+        mixed = w * v + kappa * average_velocity(student, x, t, t, cond)
+        if self.kappa is None or cond is None:
+            return mixed if self.kappa is None else mixed + (1 - w - kappa) * average_velocity(student, x, t, t, None)
+        null = average_velocity(student, x, t, t, torch.full_like(cond, -1))
+        return torch.where(per_sample(cond, v) >= 0, mixed + (1 - w - kappa) * null, v)
 
 
 @dataclass(frozen=True)
