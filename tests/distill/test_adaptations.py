@@ -1,4 +1,4 @@
-"""Adaptations of a one-step student: hints, noise consistency, forgetting, a new concept, super-resolution, steering."""
+"""Adaptations of a one-step student: hints, noise consistency, a new concept, super-resolution, steering."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from workbench.denoiser import Network
 from workbench.distill.distill import distill
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives.control import NoiseConsistency, edges, half_plane, low_resolution, read
-from workbench.distill.objectives.cores import PerSampleL1, ScoreIdentity
 from workbench.distill.objectives.echo import Echo
-from workbench.distill.objectives.forgetting import ScoreForgetting
 from workbench.distill.objectives.super_resolution import Restored, SuperResolution
 from workbench.distill.recipes import get
 from workbench.errors import MissingSource, WorkbenchError
@@ -160,64 +158,6 @@ def test_nct_trains_the_adapter_alone_and_the_condition_is_obeyed():
     assert student.card["trained"]["objective"]["condition"] == "half-plane" and student.hint_shape == (1,)
     again = train(student, "nct", condition="half-plane")  # a student that takes the hint goes on
     assert again.student.hint_shape == (1,)
-
-
-# ---- forgetting ---------------------------------------------------------------------------------------------------------
-
-
-def forgetting(**switches):
-    student = network(classes=3)
-    one = ScoreForgetting(**{"forget": (1,), **switches}).bind(LABELLED, student)
-    one.critic.net.load_state_dict(network(classes=3, seed=1).net.state_dict())
-    return one, student
-
-
-def test_without_forgetting_it_is_conditional_sid():
-    one, student = forgetting(weight_forget=0.0)
-    loss, _ = one.loss("student", Batch(None, None, 32), step_rng(0, 3))
-    rng = step_rng(0, 3)
-    cond, gone = one.labels(32, rng)
-    x = one.generate(cond, rng)
-    t = 0.04 + (0.72 - 0.04) * torch.rand(32, generator=rng).double()
-    x_t = one.path.mix(x, torch.randn(32, 2, generator=rng), t)
-    real, fake = LABELLED(x_t, t, cond), one.critic(x_t, t, cond)
-    kept = ScoreIdentity()(x[~gone], real[~gone], fake[~gone], PerSampleL1(1e-2)(x, real)[~gone])
-    assert float(loss.detach()) == pytest.approx(float(kept.detach()), rel=1e-5)
-    loss.backward()
-    assert not gradients(one.critic.net) and gradients(student.net)
-    assert all(parameter.requires_grad for parameter in one.critic.net.parameters())
-
-
-def test_the_forgotten_class_follows_the_score_of_another():
-    """With the teacher itself as the critic the kept classes are at rest; the forgotten one is too if both classes are one."""
-    one, _ = forgetting(forget=1, override=2)
-    one.critic = LABELLED
-    cond, gone = one.labels(40, step_rng(0, 0))
-    assert set(cond[gone].tolist()) == {1} and set(cond[~gone].tolist()) == {0, 2} and int(gone.sum()) == 10
-    kept, lost, _ = one.match(torch.randn(40, 2), cond, gone, step_rng(0, 1), 0.0)
-    assert float(kept) == 0 and abs(float(lost)) > 1e-3
-    one.override = 1
-    assert float(one.match(torch.randn(40, 2), cond, gone, step_rng(0, 1), 0.0)[1]) == 0
-    assert forgetting(forget=(0, 1))[0].override == 2 and forgetting(forget=2)[0].override == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({}, r"none is named: pass forget=, from 0 to 2, such as forget=\(3,\)"),
-        ({"forget": 3}, "class 3 cannot be forgotten: this teacher knows 0 to 2"),
-        ({"forget": (0, 1, 2)}, "every class is to be forgotten"),
-        ({"forget": 1, "override": 1}, "override is 1, but must be a class of the teacher that is kept"),
-        ({"forget": (1.5,)}, "forget is 1.5"),
-        ({"forget": 1, "share": 1.0}, "share is 1.0"),
-        ({"forget": 1, "weight_forget": -1.0}, "weight_forget is -1"),
-    ],
-)
-def test_what_cannot_be_forgotten(options, said):
-    with pytest.raises(WorkbenchError, match=said):
-        distill(LABELLED, "sfd", **options)
-    with pytest.raises(WorkbenchError, match="no classes"):
-        distill(wb.mixture([[0.0, 0.0]], [1.0]), "sfd", forget=1)
 
 
 # ---- a new concept ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from workbench.distill.objectives.divergences import Ratio
 from workbench.distill.objectives.flash import Flash
 from workbench.distill.objectives.levels import (
     Annealed,
+    AnyCount,
     BackSimulation,
     KarrasLevels,
     LogNormalLevels,
@@ -94,8 +95,8 @@ ROWS = (
         Distributional(inputs=BackSimulation(FOUR), guidance=Guidance(decoupled=True), renoise=(0.0, 1.0)), RENOISED, turns=2,
     ),
     _row(
-        "tdm", "2503.06674", "Trajectory distribution matching: every state of the student's deterministic chain is matched within its own slice of levels.",
-        Distributional(core=HuberGap(), inputs=BackSimulation(FOUR, "ode"), anchor=TrajectoryStep(), critic=FakeScore(turns=1)), ODE,
+        "tdm", "2503.06674", "Trajectory distribution matching: every state of the student's chain, of one to four steps, is matched within its own slice of levels.",
+        Distributional(core=HuberGap(), inputs=AnyCount(), anchor=TrajectoryStep(), critic=FakeScore(turns=1)), Sampling("flow_map", 4),
     ),
     # --- other divergences
     _row(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from workbench.denoiser import Network
 from workbench.errors import WorkbenchError, check_count
 
 
@@ -111,3 +114,23 @@ class Critic(nn.Module):
         """One logit a sample: positive for real."""
         features, _ = self.net.features(x, t.to(x.dtype), cond)
         return self.head(features.mean(1) if features.dim() == 3 else features).squeeze(1)
+
+
+def told(network: Network, s: float) -> Network:
+    """A network of two times whose second is s, in every call."""
+    one = copy.copy(network)
+    one.net = lambda x, t, cond=None, **more: network.net(x, t, cond, x.new_full((len(x),), s), **more)
+    one.two_times = False
+    return one
+
+
+@contextmanager
+def held(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """No gradient goes to these parameters inside."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import Any, NamedTuple
@@ -19,16 +18,17 @@ from torch.nn import functional as F
 from workbench.denoiser import Denoiser, Guided, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.cores import ExpandedDivergence, PerSampleL1, ScoreGap
-from workbench.distill.objectives.critics import Critic, CriticHead, Drawn, FakeScore, ShiftedTeacher
-from workbench.distill.objectives.divergences import DIVERGENCES, Levels, Ratio, binned
+from workbench.distill.objectives.critics import Critic, CriticHead, Drawn, FakeScore, ShiftedTeacher, held, told
+from workbench.distill.objectives.divergences import DIVERGENCES, Levels, Ratio, binned, gaps
 from workbench.distill.objectives.flow_matching import logit_normal
 from workbench.distill.objectives.judging import reliability
-from workbench.distill.objectives.levels import BackSimulation, Clean, levels, renoised, spread, step
+from workbench.distill.objectives.levels import AnyCount, BackSimulation, Clean, levels, renoised, spread, step
 from workbench.distill.objectives.pairs import Pairs
 from workbench.distill.objectives.parts import PseudoHuber, drop_labels, guided, normal
 from workbench.distill.objectives.rewards import Reward
 from workbench.errors import WorkbenchError
 from workbench.paths import per_sample
+from workbench.samplers.sample import Sampling
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Distributional:
     critic: Any = field(default_factory=FakeScore)
     gan: CriticHead | None = None
     ratio: Ratio | None = None
-    inputs: BackSimulation = field(default_factory=BackSimulation)
+    inputs: BackSimulation | AnyCount = field(default_factory=BackSimulation)
     anchor: Clean = field(default_factory=Clean)
     guidance: Guidance = field(default_factory=Guidance)
     renoise: Any = (0.02, 0.98)
@@ -121,6 +121,16 @@ class Distributional:
         """Whether training looks at real samples."""
         return self.gan is not None
 
+    @property
+    def two_times(self) -> bool:
+        """Whether the student takes the end of its step as a second time."""
+        return self.inputs.told
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How a student must be run that takes two times; None for as the recipe says."""
+        return Sampling("flow_map", len(self.inputs.times)) if self.inputs.told else None
+
     def bind(self, teacher: Denoiser, student: Network) -> BoundDistributional:
         """The objective for this teacher and student; the critic starts as the teacher where that is a network like the student."""
         return BoundDistributional(self, teacher, student)
@@ -131,6 +141,7 @@ class Made(NamedTuple):
 
     Attributes:
         x: estimates of x0 (n, ...). cond: labels or None. t: the time it was asked at. state: what is judged, at level s.
+        steps: of its chain, where the critic must be told; else 0.
     """
 
     x: Tensor
@@ -138,6 +149,7 @@ class Made(NamedTuple):
     t: float
     state: Tensor
     s: float
+    steps: int = 0
 
 
 class BoundDistributional:
@@ -152,7 +164,8 @@ class BoundDistributional:
         self.players, self.frozen, self.store = {"student": student.net}, {}, None
         self.teacher, self.critic, self.warmup = guided(teacher, switches.guidance.real), None, 0
         if isinstance(switches.critic, FakeScore):
-            self._make_critic(copy.deepcopy(own if self.like_teacher else student.net))
+            like = own if self.like_teacher and not switches.inputs.told else student.net
+            self._make_critic(copy.deepcopy(like))
         if switches.ratio is not None:
             self.frozen["ratio"] = Levels()
         self.reward = switches.reward.bind(teacher) if switches.reward is not None else None
@@ -168,7 +181,7 @@ class BoundDistributional:
             add_lora(net, part.lora)
         self.critic = Critic(net, self.switches.gan is not None, self.switches.anchor.phases())
         self.networks = [
-            Network(self.critic.of(k), student.path, student.kind, student.shape, student.classes)
+            Network(self.critic.of(k), student.path, student.kind, student.shape, student.classes, self.switches.inputs.told)
             for k in range(self.switches.anchor.phases())
         ]
         self.trained = [parameter for parameter in self.critic.parameters() if parameter.requires_grad]
@@ -198,10 +211,16 @@ class BoundDistributional:
         if cond is None and self.student.classes:
             cond = torch.randint(self.student.classes, (batch.size,), generator=rng, device=rng.device)
         cond = drop_labels(cond, self.switches.dropout, rng)
-        anchor, inputs = self.switches.anchor, self.switches.inputs
-        z, t = inputs(self.student, (batch.size, *self.student.shape), cond, rng, batch.x0)
-        x, s = self.student(z, t, cond), anchor.end(inputs.times, t)
-        return Made(x, cond, t, step(self.path, z, x, t, s) if s else x, s)
+        chain = self.switches.inputs.drawn(rng)
+        z, t = chain(self.student, (batch.size, *self.student.shape), cond, rng, batch.x0)
+        s = self.switches.anchor.end(chain.times, t)
+        x = chain.ask(self.student, z, t, cond, s)
+        return Made(x, cond, t, step(self.path, z, x, t, s) if s else x, s, len(chain.times) if chain.told else 0)
+
+    def _judge(self, made: Made) -> Network:
+        """The critic's network for what was made."""
+        network = self.networks[self.switches.anchor.phase(self.switches.inputs.times, made.t)]
+        return network if not made.steps else told(network, 1 / made.steps)
 
     def _draw_levels(self, made: Made, rng: torch.Generator, progress: float) -> Tensor:
         span = self.switches.anchor.span(made.t, made.s)
@@ -238,8 +257,7 @@ class BoundDistributional:
             real = real_model(x_t, t, cond).to(x)
             fake = self._fake(x_t, t, made, eps, fake_scale, rng)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        gap = (real - fake).detach()
-        parts = {"gap": gap.square().mean().sqrt(), **binned("gap", gap.square().flatten(1).mean(1).sqrt(), t)}
+        parts = gaps(real - fake, t)
         if switches.guidance.decoupled:
             fake = fake + (1 - switches.guidance.matching) * (real - fake)
             real = real + self._guidance_part(made, rng)
@@ -282,8 +300,7 @@ class BoundDistributional:
             )
             shifted = noise(renoised(self.path, made.state, eps, later, made.s), later)
             return (x_t - per_sample(self.path.sigma(t), x_t) * shifted) / per_sample(self.path.alpha(t), x_t)
-        phase = self.switches.anchor.phase(self.switches.inputs.times, made.t)
-        return guided(self.networks[phase], scale)(x_t, t, made.cond).to(made.x)
+        return guided(self._judge(made), scale)(x_t, t, made.cond).to(made.x)
 
     def _guidance_part(self, made: Made, rng: torch.Generator) -> Tensor:
         """(k - 1) (D(cond) - D(null)) at a level of its own, below the student's time."""
@@ -340,9 +357,7 @@ class BoundDistributional:
             else:  # the target is the student's own estimate; how likely its noise is, tempered by the dimension (TDM, algorithm 1)
                 noise = (x_t - per_sample(alpha, x) * x) / per_sample(sigma, x)
                 weight = torch.exp(0.5 * (eps.square() - noise.square()).flatten(1).mean(1))
-        phase = anchor.phase(self.switches.inputs.times, made.t)
-        network = self.networks[phase]
-        cond = made.cond
+        network, cond = self._judge(made), made.cond
         if cond is not None and not self.switches.critic.conditional:
             cond = torch.full_like(cond, -1)
         a, b = self.path.kind(self.student.kind, t)
@@ -382,15 +397,3 @@ def labels_of(batch: Batch, cond: Tensor | None) -> Tensor | None:
 def scale_of(model: Denoiser) -> float:
     """The guidance scale that a model is wrapped with; 1 for none."""
     return model.scale if isinstance(model, Guided) else 1.0
-
-
-@contextmanager
-def held(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """No gradient goes to these parameters inside."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

@@ -106,3 +106,9 @@ def binned(name: str, values: Tensor, t: Tensor) -> dict[str, Tensor]:
     count = torch.bincount(level, minlength=BINS).to(values)
     total = values.new_zeros(BINS).index_add_(0, level, values.detach())
     return {f"{name}/{k}": mean for k, mean in enumerate((total / count).unbind())}
+
+
+def gaps(gap: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """The root mean square of a gap of two estimates (n, ...), whole and in each tenth of the noise level t (n,)."""
+    gap = gap.detach()
+    return {"gap": gap.square().mean().sqrt(), **binned("gap", gap.square().flatten(1).mean(1).sqrt(), t)}

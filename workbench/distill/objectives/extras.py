@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from workbench.denoiser import Network
 from workbench.distill.loop import Batch
-from workbench.distill.objectives.divergences import binned
+from workbench.distill.objectives.divergences import binned, gaps
 from workbench.distill.objectives.flow_matching import logit_normal
 from workbench.distill.objectives.maps import ask, jump, tau_of, velocity
 from workbench.distill.objectives.parts import drop_labels, normal
@@ -212,7 +212,7 @@ class _BoundCorrection(Extra):
             # x0 = x_t - tau v, so this points from the critic's estimate of x0 to the teacher's
             step = self.switches.weight * self.pull / (gap.flatten(1).norm(dim=1).mean() + 1e-6) * gap
         value = 0.5 * (x - (x + step).detach()).square().flatten(1).sum(1).mean()
-        return value, {"gap": gap.square().mean().sqrt(), **binned("gap", gap.square().flatten(1).mean(1).sqrt(), t)}
+        return value, gaps(gap, t)
 
     def loss(self, player: str, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's flow-matching error on the student's samples."""

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
-from workbench.distill.objectives.critics import FakeScore
-from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made, held, labels_of
+from workbench.distill.objectives.critics import FakeScore, held
+from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made, labels_of
 from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.parts import drop_labels, normal

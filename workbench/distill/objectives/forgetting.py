@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.cores import PerSampleL1, ScoreIdentity
-from workbench.distill.objectives.denoising import beside, denoising_loss
-from workbench.distill.objectives.distributional import held
+from workbench.distill.objectives.critics import held
+from workbench.distill.objectives.denoising import beside, denoising_error
+from workbench.distill.objectives.divergences import binned, gaps
+from workbench.distill.objectives.flow_matching import logit_normal
 from workbench.distill.objectives.levels import levels
 from workbench.distill.objectives.parts import guided, normal
 from workbench.errors import WorkbenchError, check_count
@@ -124,23 +126,23 @@ class BoundScoreForgetting:
         if player == "critic":
             with torch.no_grad():
                 x = self.generate(cond, rng)
-            error = denoising_loss(self.critic, x, cond, rng)
-            return error[~gone].mean() + self.switches.critic_forget * error[gone].mean(), {
-                "forget": error[gone].detach().mean()
-            }
+            t = logit_normal(len(x), rng).double()
+            error = denoising_error(self.critic, x, normal(x.shape, rng), t, cond)
+            parts = {"forget": error[gone].detach().mean(), **binned("loss", error, t)}
+            return error[~gone].mean() + self.switches.critic_forget * error[gone].mean(), parts
         x = self.generate(cond, rng)
         with held([parameter for parameter in self.critic.net.parameters() if parameter.requires_grad]):
-            kept, lost, gap = self.match(x, cond, gone, rng, batch.progress)
-        return kept + self.switches.weight_forget * lost, {"keep": kept.detach(), "forget": lost.detach(), "gap": gap}
+            kept, lost, parts = self.match(x, cond, gone, rng, batch.progress)
+        return kept + self.switches.weight_forget * lost, {"keep": kept.detach(), "forget": lost.detach(), **parts}
 
     def match(
         self, x: Tensor, cond: Tensor, gone: Tensor, rng: torch.Generator, progress: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The core of the kept classes and of the forgotten ones, and the mean gap."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The core of the kept classes and of the forgotten ones, and the gap by noise level."""
         t = levels(self.switches.renoise, len(x), rng, self.path, progress)
         x_t = self.path.mix(x, normal(x.shape, rng), t)
         real = self.teacher(x_t, t, torch.where(gone, self.override, cond)).to(x)
         fake = self.critic(x_t, t, cond)
         weight = self.switches.weight(x, real, self.path.alpha(t), self.path.sigma(t))
         kept, lost = (self.switches.core(x[part], real[part], fake[part], weight[part]) for part in (~gone, gone))
-        return kept, lost, (real - fake).detach().square().mean().sqrt()
+        return kept, lost, gaps(real - fake, t)

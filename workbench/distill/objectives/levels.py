@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class BackSimulation:
 
     times: tuple[float, ...] = (1.0,)
     route: str = "renoise"
+    told: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "times", tuple(self.times))
@@ -50,6 +51,14 @@ class BackSimulation:
             return replace(self, times=tuple(1 - k / value for k in range(value)))
         return value
 
+    def drawn(self, rng: torch.Generator) -> BackSimulation:
+        """The chain of one batch: always this one."""
+        return self
+
+    def ask(self, student: Network, x: Tensor, t: float, cond: Tensor | None, s: float) -> Tensor:
+        """The student's estimate of x0 for the step from t to s."""
+        return student(x, t, cond)
+
     def __call__(
         self, student: Network, shape: tuple[int, ...], cond: Tensor | None, rng: torch.Generator, like: Any = None,
         among: Sequence[int] | None = None,
@@ -60,9 +69,52 @@ class BackSimulation:
         steps = among[int(torch.randint(len(among), (1,), generator=rng, device=rng.device))]
         for t, s in zip(self.times[:steps], self.times[1 : steps + 1], strict=True):
             with torch.no_grad():
-                x0 = student(x, t, cond)
+                x0 = self.ask(student, x, t, cond, s)
                 x = path.mix(x0, normal(shape, rng), s) if self.route == "renoise" else step(path, x, x0, t, s)
         return x, self.times[steps]
+
+
+@dataclass(frozen=True)
+class Told(BackSimulation):
+    """As `BackSimulation`, of a student that takes the end of its step as a second time."""
+
+    told: ClassVar[bool] = True
+
+    def ask(self, student: Network, x: Tensor, t: float, cond: Tensor | None, s: float) -> Tensor:
+        return student(x, t, cond, s)
+
+
+@dataclass(frozen=True)
+class AnyCount:
+    """INPUT: a chain of a number of uniform steps that is drawn for every batch, so that one student serves all (TDM, arXiv 2503.06674, section 3.4).
+
+    The student is told the end of its step, and the critic the number of steps: the laws of their states differ.
+    A number in its place is a `BackSimulation` of so many steps alone.
+    """
+
+    counts: tuple[int, ...] = (1, 2, 4)
+    told: ClassVar[bool] = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "counts", tuple(self.counts))
+        if not self.counts or list(self.counts) != sorted(set(self.counts)):
+            raise WorkbenchError(f"counts are {self.counts}, but must be numbers of steps that rise, such as (1, 2, 4).")
+        for count in self.counts:
+            check_count("counts", count, 1, 1000)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Those of the longest chain."""
+        return BackSimulation().given(self.counts[-1]).times
+
+    def given(self, value: Any) -> Any:
+        """The part for a number of steps alone."""
+        return BackSimulation(route="ode").given(value)
+
+    def drawn(self, rng: torch.Generator) -> BackSimulation:
+        """The chain of one batch."""
+        k = int(torch.randint(len(self.counts), (1,), generator=rng, device=rng.device)) if len(self.counts) > 1 else 0
+        return Told(BackSimulation().given(self.counts[k]).times, "ode")
 
 
 def step(path: Path, x: Tensor, x0: Tensor, t: float, s: float) -> Tensor:
