@@ -23,7 +23,7 @@ from workbench import metrics, zoo
 from workbench.compare import fine_solution
 from workbench.distill.distill import distill
 from workbench.distill.objectives.pointwise import Pointwise
-from workbench.distill.objectives.starts import FromPrior
+from workbench.distill.objectives.starts import FromKeyPoints, FromPrior
 from workbench.distill.recipes import Recipe, get
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json
@@ -94,7 +94,15 @@ def plan_of(sampling: Sampling, path: Any, evaluations: int) -> Plan | None:
 
 
 def plans(recipe: Recipe, path: Any) -> dict[int, Plan | None]:
-    """Evaluations -> plan of the student, None where it cannot be sampled with so many."""
+    """Evaluations -> plan of the student, None where it cannot be sampled with so many: chords between key points have one plan.
+
+    >>> [count for count, plan in plans(get("keypoints").configured(keys=2), "linear").items() if plan]
+    [2]
+    """
+    start = getattr(recipe.objective, "start", None)
+    if isinstance(start, FromKeyPoints) and not recipe.adapters:
+        chords = recipe.sampling.plan(path, schedule=list(start.pairs.times))
+        return {count: chords if count == start.pairs.keys else None for count in COUNTS}
     counts = {count: plan_of(recipe.sampling, path, count) for count in COUNTS}
     return {count: None if count > 1 and one_step_only(recipe) else plan for count, plan in counts.items()}
 

@@ -63,7 +63,7 @@ ROWS = (
     _row(
         "keypoints", "2503.19462", "AccVideo: regress the chords between five key points of stored teacher trajectories, the only states the student meets.",
         Pointwise(start=FromKeyPoints(), times=Straighten(share=0.0), target=StoredEndpoint(), metric=L2(), compare="velocity"),
-        Sampling("ddim", 5), count=32768,
+        Sampling("ddim", 5), count=32768, keys=4,
     ),
     Recipe(
         "hipa",
