@@ -33,14 +33,13 @@ from workbench.errors import WorkbenchError, check_count
 from workbench.files import read_json, write_json
 from workbench.routed import parts_of, save_routed
 
-RESULT, FAILED, REQUEST = "result.json", "failed.json", "request.pickle"
+RESULT, FAILED = "result.json", "failed.json"
 POLL = 0.2  # seconds between two looks at what other processes have done
 CHILD = """
 from workbench.process import end_with_parent
 end_with_parent()  # before anything that takes long is imported
-import sys
 from workbench.distill.several import main
-main(sys.argv[1])
+main()
 """
 
 
@@ -278,14 +277,15 @@ def _in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Progress]:
             while waiting and len(running) < jobs:
                 task = waiting.pop(0)
                 task.folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    (task.folder / REQUEST).write_bytes(pickle.dumps(task))
-                except (pickle.PicklingError, AttributeError, TypeError) as error:
-                    _fail(task, WorkbenchError(f"it cannot be handed to another process ({error}): set jobs=1"))
-                    continue
-                with open(task.folder / "log.txt", "w", encoding="utf-8") as log:
-                    command = [sys.executable, "-c", CHILD, str(task.folder / REQUEST)]
-                    running[task.folder] = (task, subprocess.Popen(command, stdout=log, stderr=log))
+                with tempfile.TemporaryFile() as request, open(task.folder / "log.txt", "w", encoding="utf-8") as log:
+                    try:
+                        pickle.dump(task, request)  # a file without a name: nobody else can put another in its place
+                    except (pickle.PicklingError, AttributeError, TypeError) as error:
+                        _fail(task, WorkbenchError(f"it cannot be handed to another process ({error}): set jobs=1"))
+                        continue
+                    request.seek(0)
+                    child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=request, stdout=log, stderr=log)
+                    running[task.folder] = (task, child)
             for folder, (task, process) in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -304,8 +304,6 @@ def _in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Progress]:
         for _, process in running.values():
             process.terminate()
             process.wait()
-        for task in tasks:
-            (task.folder / REQUEST).unlink(missing_ok=True)
 
 
 def _fail(task: Task, error: Exception) -> None:
@@ -334,10 +332,10 @@ def _of(data: Any, part: Sequence[int]) -> Any:
     return x[mine], y[mine]
 
 
-def main(file: str) -> None:
-    """Train the student of a request that `_in_processes` has written."""
+def main() -> None:
+    """Train the student of the request that `_in_processes` hands over as the standard input."""
     copyreg.pickle(paths.Path, lambda path: (paths.get, (path.name,)))
-    task = pickle.loads(File(file).read_bytes())  # a file of the parent's own, in the run's folder
+    task = pickle.load(sys.stdin.buffer)
     try:
         for _ in train_one(task):
             pass
