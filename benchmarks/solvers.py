@@ -1,7 +1,7 @@
 """Measure every solver on every schedule and store the result that `workbench bench solvers` shows.
 
 `python benchmarks/solvers.py` takes about a quarter of an hour on two cores; it goes on where it was stopped. `--only digits/teacher` measures
-one teacher again. `--tuned` measures the schedules that are computed from the teacher instead, `--law` the solvers that add noise.
+one teacher again, `--samplers heun dpm_3` those solvers alone. `--tuned` measures the schedules that are computed from the teacher instead, `--law` the solvers that add noise.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from workbench.bench import Entry, load, measure, text
 from workbench.bench.solvers import SPACES, STORED, STORED_LAW, STORED_TUNED, measure_law, store
 from workbench.errors import WorkbenchError
+from workbench.samplers import SAMPLERS
 from workbench.samplers.tuned import TUNED
 
 
@@ -23,6 +24,7 @@ def main() -> None:
     """Measure what is missing, teacher by teacher, and store after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="TEACHER", help="measure these again")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help="measure these again, and keep the others' entries")
     parser.add_argument("--again", action="store_true", help="forget what is stored")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tuned", action="store_true", help="the schedules computed from the teacher")
@@ -33,14 +35,15 @@ def main() -> None:
         found, notes = ([], []) if args.again else load(place)
     except WorkbenchError:
         found, notes = [], []
-    done = {note["teacher"] for note in notes} - set(args.only or ())
+    done = set() if args.samplers else {note["teacher"] for note in notes} - set(args.only or ())
     for teacher in args.only or SPACES:
         if teacher in done:
             continue
         began, entries = time.monotonic(), []
-        for item in (
-            measure_law([teacher]) if args.law else measure([teacher], schedule_names=list(TUNED) if args.tuned else None)
-        ):
+        before = next((note.get("seconds", 0) for note in notes if note["teacher"] == teacher), 0) if args.samplers else 0
+        kept = [e for e in found if e.teacher == teacher and args.samplers and e.sampler not in args.samplers]
+        how = {"names": args.samplers, "schedule_names": list(TUNED) if args.tuned else None}
+        for item in (measure_law if args.law else measure)([teacher], **how):
             if isinstance(item, Entry):
                 entries.append(item)
                 if sys.stderr.isatty():
@@ -48,9 +51,10 @@ def main() -> None:
                     print(f"\r{told}", end="", file=sys.stderr, flush=True)
             else:
                 notes = [note for note in notes if note["teacher"] != teacher] + [
-                    {**item, "seconds": round(time.monotonic() - began)}
+                    {**item, "seconds": round(before + time.monotonic() - began)}
                 ]
-        found = [entry for entry in found if entry.teacher != teacher] + entries
+        names = list(SAMPLERS)
+        found = [e for e in found if e.teacher != teacher] + sorted(kept + entries, key=lambda e: names.index(e.sampler))
         order = {name: place for place, name in enumerate(SPACES)}
         notes.sort(key=lambda note: order.get(note["teacher"], 99))
         found.sort(key=lambda entry: order.get(entry.teacher, 99))

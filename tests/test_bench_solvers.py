@@ -53,7 +53,8 @@ def test_times_from_the_teacher_are_those_of_tuned() -> None:
     model = zoo.load("eight_gaussians")
     made = bench.plan_on("heun", model, 7, "gits")
     assert made.evaluations == 7 and made.times == tuple(tuned("gits", model, 4).tolist())
-    assert bench.plan_on("heun", model, 8, "gits") is None  # four steps and a half
+    assert bench.plan_on("heun", model, 8, "gits") == made  # four steps and a half: the longest plan within eight
+    assert bench.plan_with("dpm_3", model.path, 12, "uniform").evaluations == 11
 
 
 def test_a_law_comes_nearer_with_more_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def solvers() -> list[str]:
 
 
 def plan_with(sampler: str, path: Any, nfe: int, schedule: Any) -> Plan | None:
-    """The longest plan of at most `nfe` evaluations, if it uses all of them; else None."""
+    """The longest plan of at most `nfe` evaluations (Heun has odd numbers only); None where the sampler has none so short."""
     steps = nfe
     while steps:
         try:
@@ -68,7 +68,7 @@ def plan_with(sampler: str, path: Any, nfe: int, schedule: Any) -> Plan | None:
         except WorkbenchError:
             return None
         if made.evaluations <= nfe:
-            return made if made.evaluations == nfe else None
+            return made
         steps -= max(1, (made.evaluations - nfe) // 3)
     return None
 
@@ -82,7 +82,7 @@ def plan_on(sampler: str, model: Any, nfe: int, schedule: str) -> Plan | None:
         made = samplers.plan(sampler, model.path, schedule=tuned(schedule, model, plan.steps))
     except WorkbenchError:  # such as two times in one place
         return None
-    return made if made.evaluations == nfe else None
+    return made if made.evaluations == plan.evaluations else None
 
 
 def measure(
@@ -158,10 +158,12 @@ def _plans(
 ) -> Iterator[tuple[Plan, Entry]]:
     for sampler in names:
         for schedule in schedule_names or schedules.NAMES:
+            seen = set()
             for nfe in counts or COUNTS:
                 plan = plan_on(sampler, model, nfe, schedule) if nfe <= most else None
-                if plan is not None:
-                    yield plan, Entry(teacher, sampler, schedule, plan.steps, nfe, math.nan)
+                if plan is not None and plan.evaluations not in seen:
+                    seen.add(plan.evaluations)
+                    yield plan, Entry(teacher, sampler, schedule, plan.steps, plan.evaluations, math.nan)
 
 
 def _note(teacher: str, model: Any, n: int, seed: int, fine_steps: int, floor: float) -> dict[str, Any]:
@@ -215,16 +217,28 @@ def stored() -> list[Entry]:
     return load()[0]
 
 
+def within(entries: Sequence[Entry], teacher: str, nfe: int) -> list[Entry]:
+    """Of each solver and schedule the entry with most evaluations up to `nfe`, if those are more than half of it.
+
+    >>> [(e.sampler, e.nfe) for e in within(stored(), "eight_gaussians", 8) if e.schedule == "karras"][:2]
+    [('euler', 8), ('heun', 7)]
+    """
+    found: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(entries, key=lambda entry: entry.nfe):
+        if entry.teacher == teacher and nfe / 2 < entry.nfe <= nfe:
+            found[entry.sampler, entry.schedule] = entry
+    return list(found.values())
+
+
 def best(entries: Sequence[Entry], teacher: str, nfe: int, count: int = 5) -> list[Entry]:
-    """The smallest errors of a teacher at a number of evaluations, one per sampler.
+    """The smallest errors of a teacher `within` a number of evaluations, one per sampler.
 
     >>> [e.nfe for e in best(stored(), "eight_gaussians", 8, 2)]
     [8, 8]
     """
     found: dict[str, Entry] = {}
-    for entry in sorted(entries, key=lambda entry: entry.error):
-        if (entry.teacher, entry.nfe) == (teacher, nfe):
-            found.setdefault(entry.sampler, entry)
+    for entry in sorted(within(entries, teacher, nfe), key=lambda entry: entry.error):
+        found.setdefault(entry.sampler, entry)
     return list(found.values())[:count]
 
 
@@ -234,19 +248,24 @@ def text(entries: Sequence[Entry], notes: Sequence[dict[str, Any]], nfe: int, co
     more = [(place, *load(place)) for place in (STORED_TUNED, STORED_LAW) if place.exists()]
     for note in notes:
         teacher = note["teacher"]
-        known = sorted({e.nfe for e in entries if e.teacher == teacher})
+        known = sorted({e.nfe for e in entries if e.teacher == teacher} & set(COUNTS))
         if nfe not in known:
             raise WorkbenchError(f"{teacher} was measured at {', '.join(map(str, known))} evaluations, not at {nfe}.")
         lines.append(
             f"{teacher} at {nfe} evaluations: RMS error to the fine solution, relative "
             f"(floor {note['floor']:.2g}, n = {note['n']}, seed {note['seed']}, guidance {note['guidance']:g})"
         )
-        lines += [f"  {e.error:9.3g}  {e.sampler} on {e.schedule}, {e.steps} steps" for e in best(entries, teacher, nfe, count)]
+        lines += [_line(e) for e in best(entries, teacher, nfe, count)]
         plain = [e for e in entries if (e.teacher, e.sampler, e.schedule, e.nfe) == (teacher, "ddim", "uniform", nfe)]
         lines += [f"  {e.error:9.3g}  ddim on uniform, for comparison" for e in plain]
         lines += [line for place, others, words in more for line in _more(place, others, words, teacher, nfe)]
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def _line(e: Entry) -> str:
+    asked = "" if e.steps == e.nfe else f", {e.nfe} evaluations"
+    return f"  {e.error:9.3g}  {e.sampler} on {e.schedule}, {e.steps} steps{asked}"
 
 
 def _more(place: Path, entries: Sequence[Entry], notes: Sequence[dict[str, Any]], teacher: str, nfe: int) -> list[str]:
@@ -255,10 +274,10 @@ def _more(place: Path, entries: Sequence[Entry], notes: Sequence[dict[str, Any]]
     found = best(entries, teacher, nfe, 3)
     if note is None or not found:
         return []
-    rows = [f"  {e.error:9.3g}  {e.sampler} on {e.schedule}, {e.steps} steps" for e in found]
+    rows = [_line(e) for e in found]
     if place == STORED_TUNED:
         return ["  on times computed from the teacher:", *rows]
-    pairs = [e for e in entries if (e.teacher, e.nfe) == (teacher, nfe)]
-    within = sum(e.error <= note["floor"] for e in pairs)
-    told = f"floor {note['floor']:.2g}, n = {note['n']}; {within} of {len(pairs)} pairs cannot be told from it"
+    pairs = within(entries, teacher, nfe)
+    alike = sum(e.error <= note["floor"] for e in pairs)
+    told = f"floor {note['floor']:.2g}, n = {note['n']}; {alike} of {len(pairs)} pairs cannot be told from it"
     return [f"  with noise added, sliced W2 to the law, relative ({told}):", *rows]
