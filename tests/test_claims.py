@@ -262,3 +262,13 @@ def test_swing_is_of_the_second_half():
 def test_an_unknown_space_is_told_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'grid25'"):
         claim_cell.space("grid52")
+
+
+def test_the_page_shows_what_is_stored(script):
+    page = Path(__file__).parents[1] / "docs" / "claims.md"
+    stored = sorted(file.stem for file in script.OUT.glob("*.json"))
+    told = script.table(script.OUT)
+    assert stored and all(f"| `{name}` |" in told for name in stored) and told in page.read_text(encoding="utf-8")
+    for name in stored:
+        for claim in json.loads((script.OUT / f"{name}.json").read_text(encoding="utf-8"))["claims"]:
+            assert f"{claim['sentence']} *{claim['verdict']}* |" in told
