@@ -57,6 +57,9 @@ def test_a_fall_is_told_with_its_peak_also_after_a_resumption(tmp_path):
         "The student is collapsing: its samples have a sample near 50% of its teacher's samples (96% at step 100)"
     )
     assert again({"variance": 1.0, "coverage": 0.9}, 300, 0.6) == ""
+    earlier = Watch(tmp_path)  # resumed from a checkpoint before the peak, which is still to come
+    assert earlier({"variance": 0.3, "coverage": 0.5}, 60, 0.1) == ""
+    assert json.loads((tmp_path / PEAKS).read_text())["coverage"] == [0.5, 60]
     assert "has not spread: its samples have 10% of its teacher's variance after 60% of the run" in Watch()(
         {"variance": 0.1, "coverage": 0.9}, 300, 0.6
     )

@@ -75,6 +75,7 @@ class Watch:
             figures: of `spread`. progress: fraction of the run that is done.
         """
         fallen, low = [], []
+        self.peaks = {name: peak for name, peak in self.peaks.items() if peak[1] <= step}  # a resumed run begins before some
         for name, words in WHAT.items():
             if (now := figures.get(name)) is None:
                 continue

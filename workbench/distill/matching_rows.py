@@ -25,7 +25,7 @@ ROWS = (
         ),
         sampling=JUMP,
         optim={"student": Optim(lr=3e-4)},
-        points={"batch": 256, "dropout": 0.5, "source": "teacher"},
+        points={"batch": 256, "dropout": 0.5, "source": "teacher", "gap": 0.05, "rectify": 0.1},
     ),
     Recipe(
         "mdt-dist",
@@ -54,7 +54,7 @@ ROWS = (
         objective=ConsistencyMatching(),
         sampling=ONE,
         optim={"student": Optim(lr=1e-4), "critic": Optim(lr=3e-4, decay=0.5)},
-        points={"batch": 256, "dropout": 0.5, "mean": 0.0, "std": 2.0},
+        points={"batch": 256, "dropout": 0.5, "lr": 1.5e-4, "mean": 0.0, "std": 2.0, "always": True, "turns": 4},
     ),
     Recipe(
         "msd",

@@ -199,7 +199,7 @@ ROWS = (
             times=Between(equal=0.5), target=Eulerian("data"), metric=AdaptiveL2(), compare="velocity", two_times=True,
             extras=(Dispersive(unit=True),),
         ),
-        JUMP, lr=5e-4, metric=L2(), unit=False,
+        JUMP, lr=5e-4, metric=L2(),
     ),
     _row(
         "splitmeanflow", "2507.16884", "SplitMeanFlow: two jumps of the student add up to one; no derivative is taken.",
@@ -226,7 +226,7 @@ ROWS = (
             start=FromPrior(), times=FromTop(step=0.0, boundary=0.0), target=Lagrangian(), metric=AdaptiveL2(), compare="velocity",
             two_times=True, extras=(Correction(),),
         ),
-        JUMP, critic=Optim(lr=3e-4, decay=0.5), lr=2.5e-4, extras=(Correction(0.1),),
+        JUMP, critic=Optim(lr=3e-4, decay=0.5), lr=2.5e-4, extras=(Correction(0.1),), metric=L2(), zero=0.2,
     ),
     # --- the law of a few-step sampler
     Recipe(
