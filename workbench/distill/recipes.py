@@ -142,7 +142,7 @@ ROWS = (
     _row(
         "ect", "2406.14548", "Easy consistency tuning: starts as denoising, and the gap between the two levels shrinks stage by stage.",
         Pointwise(times=EasyGap(), target=DiscreteConsistency(shared=True), metric=RootL2(), weight=InverseGap()),
-        RENOISED,
+        RENOISED, stages=4,
     ),
     _row(
         "lcm", "2310.04378", "Latent consistency: distillation of the guided flow with several grid cells skipped at once.",
@@ -185,7 +185,7 @@ ROWS = (
         objective=Pointwise(times=Noisy(mean=0.2, std=1.6), target=TrigTangent("teacher"), metric=L2(), compare="trig", gan=Adversarial(0.5)),
         sampling=RENOISED,
         optim={"student": Optim(lr=3e-4), "discriminator": Optim(lr=3e-4)},
-        points={"batch": 256, "dropout": 0.5, "lr": 1.5e-4, "mean": 0.0, "std": 2.0, "gan": Adversarial(0.02, top=1.0)},
+        points={"batch": 256, "dropout": 0.5, "lr": 1.5e-4, "mean": 0.0, "std": 2.0, "gan": Adversarial(0.003, top=1.0)},
     ),
     # --- average velocity
     _row(

@@ -26,7 +26,7 @@ from workbench.samplers.sample import sample
 from workbench.student import CARD
 from workbench.training import records
 
-BEAT, WORDS, REPORT, DRAW = 1.0, 0.25, 0.3, 0.85  # seconds between heartbeats, states, reports, samples
+BEAT, WORDS, REPORT, DRAW = 1.0, 0.25, 0.3, 0.65  # seconds between heartbeats, states, reports, samples
 SHARE = 0.03  # of the training time that reports may take
 POINTS, IMAGES, FEWEST = 400, 16, 4  # samples that are drawn; fewer where a second of training does not pay for all
 NOISE = 20_000_003  # seed of the fixed noise, apart from those of training and of metrics
