@@ -148,7 +148,7 @@ def test_a_slow_step_is_reported_alone_and_fewer_samples_are_drawn_where_they_co
 
     def draw(samples, count):
         n = 16 if count is None else count
-        clock[0] += n * 0.003
+        clock[0] += n * 0.002
         drawn.append(n)
         return torch.zeros(n, 1, 2, 2)
 
