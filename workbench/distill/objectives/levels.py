@@ -101,11 +101,7 @@ class AnyCount:
             raise WorkbenchError(f"counts are {self.counts}, but must be numbers of steps that rise, such as (1, 2, 4).")
         for count in self.counts:
             check_count("counts", count, 1, 1000)
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        """Those of the longest chain."""
-        return BackSimulation().given(self.counts[-1]).times
+        object.__setattr__(self, "times", BackSimulation().given(self.counts[-1]).times)  # of the longest chain
 
     def given(self, value: Any) -> Any:
         """The part for a number of steps alone."""
