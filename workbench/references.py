@@ -157,6 +157,12 @@ REFERENCES: dict[str, Reference] = {
     "sabour2025align": Reference(
         "Align Your Flow: Scaling Continuous-Time Flow Map Distillation",
         "Sabour, Amirmojtaba; Fidler, Sanja; Kreis, Karsten", 2025, "2506.14603", NIPS),
+    "sheng2025mp1": Reference(
+        "MP1: MeanFlow Tames Policy Learning in 1-Step for Robotic Manipulation",
+        "Sheng, Juyi; Wang, Ziyi; Li, Peiming; Liu, Mengyuan", 2025, "2507.10543"),
+    "karras2024guiding": Reference(
+        "Guiding a Diffusion Model with a Bad Version of Itself",
+        "Karras, Tero; Aittala, Miika; Kynkäänniemi, Tuomas; Lehtinen, Jaakko; Aila, Timo; Laine, Samuli", 2024, "2406.02507", NIPS),
     "sauer2024fast": Reference(
         "Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation",
         "Sauer, Axel; Boesel, Frederic; Dockhorn, Tim; Blattmann, Andreas; Esser, Patrick; Rombach, Robin", 2024, "2403.12015"),

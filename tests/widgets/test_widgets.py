@@ -197,7 +197,7 @@ def test_a_plan_follows_its_controls():
     chosen = wb.widgets.schedule("linear")
     controls = chosen.controls["A"]
     controls.sampler.value, controls.schedule.value, controls.steps.value = "ddim", "shift", 5
-    assert set(controls.options) == {"eta", "t_start", "t_end", "shift"}
+    assert set(controls.options) == {"eta", "reuse_noise", "t_start", "t_end", "shift"}
     controls.options["eta"].value, controls.options["shift"].value = 0.5, 2.0
     assert chosen.plan == wb.plan("ddim", "linear", 5, "shift", eta=0.5, shift=2.0)
     assert chosen.curves.content["data"][0]["y"] == pytest.approx(list(chosen.plan.times), abs=1e-5)
