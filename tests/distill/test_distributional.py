@@ -136,6 +136,12 @@ def test_counts_of_steps_must_rise(counts):
         AnyCount(counts)
 
 
+@pytest.mark.parametrize("recipe", ["phased-dmd", "flash-dmd"])
+def test_recipes_that_must_know_the_number_of_steps_refuse_a_drawn_one(recipe):
+    with pytest.raises(WorkbenchError, match="give one number, such as inputs=4"):
+        get(recipe).configured(inputs=AnyCount((1, 3)))
+
+
 def test_a_number_of_steps_stands_for_them_alone():
     alone = get("tdm").configured(inputs=2)
     assert alone.objective.inputs == BackSimulation((1.0, 0.5), "ode") and not alone.objective.two_times

@@ -9,6 +9,7 @@ import workbench as wb
 from workbench.denoiser import Guided, Network
 from workbench.distill.loop import step_rng
 from workbench.distill.objectives.targets import Eulerian, Point, SelfMixed
+from workbench.errors import WorkbenchError
 from workbench.paths import linear
 
 F64 = torch.float64
@@ -46,6 +47,11 @@ def test_no_share_of_the_conditional_answer_is_plain_guidance():
     assert torch.allclose(
         SelfMixed(kappa=0.5)(Guided(LAW, 2.0), STUDENT, dropped), Eulerian("data")(LAW, STUDENT, dropped), atol=1e-12
     )
+
+
+def test_the_mix_is_of_the_datas_velocity():
+    with pytest.raises(WorkbenchError, match="source is 'teacher', but the mix is of the data's velocity"):
+        SelfMixed("teacher")
 
 
 @pytest.mark.parametrize("labelled", [True, False])

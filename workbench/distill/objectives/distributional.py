@@ -111,6 +111,10 @@ class Distributional:
             raise WorkbenchError(
                 "matching is the share of what is left of the gap beside its guidance part: set decoupled=True."
             )
+        if self.inputs.told and (self.anchor.phases() > 1 or type(self) is not Distributional):
+            raise WorkbenchError(
+                "inputs draw the number of steps, which this recipe needs to know: give one number, such as inputs=4."
+            )
         if self.anchor.phases() > len(self.inputs.times):
             raise WorkbenchError(
                 f"{self.anchor.phases()} phases need as many steps, and inputs has {len(self.inputs.times)}: give more."

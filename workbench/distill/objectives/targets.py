@@ -181,6 +181,12 @@ class SelfMixed(Eulerian):
 
     kappa: float | None = None
 
+    def __post_init__(self):
+        if self.source != "data":
+            raise WorkbenchError(
+                f"source is {self.source!r}, but the mix is of the data's velocity: use Eulerian for the teacher's."
+            )
+
     def _velocity(self, teacher: Denoiser, student: Network, point: Point) -> Tensor:
         v, x, t, cond = point.eps - point.x0, point.x, point.t, point.cond
         scale = teacher.scale if isinstance(teacher, (Guided, Scaled)) else 1.0
