@@ -19,7 +19,6 @@ from workbench.distill.objectives.divergences import Ratio
 from workbench.distill.objectives.flash import Flash
 from workbench.distill.objectives.levels import (
     Annealed,
-    AnyCount,
     BackSimulation,
     KarrasLevels,
     LogNormalLevels,
@@ -82,69 +81,6 @@ def test_phased_with_one_phase_and_one_step_is_dmd2_without_gan():
 def test_one_trajectory_step_is_one_step_matching():
     whole = Distributional(core=HuberGap(), anchor=TrajectoryStep(), renoise=(0.02, 0.99))
     assert torch.allclose(moved(whole)[0], moved(Distributional(core=HuberGap(), renoise=(0.02, 0.99)))[0])
-
-
-def two_times(seed=0):
-    """`network`, with a second time that it does not listen to yet."""
-    net = new_network((2,), 2, "flow", "linear", seed, two_times=True, width=32, depth=2)
-    plain = network(seed).net.state_dict()
-    net.load_state_dict(plain, strict=False)
-    return Network(net, "linear", "flow", (2,), 2, two_times=True)
-
-
-@pytest.mark.parametrize("count", [1, 4])
-def test_any_count_of_one_number_is_that_number_of_steps(count):
-    """The same loss for both players, to the bit, while neither network listens to what it is told."""
-    fixed = Distributional(core=HuberGap(), inputs=BackSimulation(route="ode").given(count), anchor=TrajectoryStep())
-    told = Distributional(core=HuberGap(), inputs=AnyCount((count,)), anchor=TrajectoryStep())
-    assert told.two_times and told.sampling.sampler == "flow_map" and told.sampling.steps == count and fixed.sampling is None
-    losses = []
-    for switches, student in ((fixed, network()), (told, two_times())):
-        bound = switches.bind(TEACHER, student)
-        losses.append([float(bound.loss(player, batch(), step_rng(0, 3))[0].detach()) for player in ("student", "critic")])
-    assert losses[0] == losses[1]
-
-
-def test_the_student_is_told_its_end_and_the_critic_the_number_of_steps():
-    asked = []
-
-    class Listening(Network):
-        def predict(self, x, t, cond=None, s=None, **more):
-            asked.append((float(torch.as_tensor(t).max()), s))
-            return super().predict(x, t, cond, s, **more)
-
-    heard = two_times()
-    student = Listening(heard.net, "linear", "flow", (2,), 2, two_times=True)
-    bound = Distributional(inputs=AnyCount((1, 2, 4)), anchor=TrajectoryStep()).bind(TEACHER, student)
-    counts = set()
-    for seed in range(30):
-        asked.clear()
-        made = bound._generate(batch(), step_rng(0, seed))
-        ends = [k / made.steps for k in range(made.steps - 1, -1, -1)]
-        assert [s for _, s in asked] == ends[: len(asked)] and asked[-1] == (made.t, made.s)
-        seen = []
-        bound.networks[0].net = lambda x, t, cond, s, seen=seen, **_: seen.append(s) or torch.zeros_like(x)
-        bound._judge(made)(made.x, 0.5, made.cond)
-        assert torch.equal(seen[0], torch.full((64,), 1 / made.steps))
-        counts.add(made.steps)
-    assert counts == {1, 2, 4}
-
-
-@pytest.mark.parametrize("counts", [(), (2, 1), (0, 1), (1, 1)])
-def test_counts_of_steps_must_rise(counts):
-    with pytest.raises(WorkbenchError, match="counts"):
-        AnyCount(counts)
-
-
-@pytest.mark.parametrize("recipe", ["phased-dmd", "flash-dmd"])
-def test_recipes_that_must_know_the_number_of_steps_refuse_a_drawn_one(recipe):
-    with pytest.raises(WorkbenchError, match="give one number, such as inputs=4"):
-        get(recipe).configured(inputs=AnyCount((1, 3)))
-
-
-def test_a_number_of_steps_stands_for_them_alone():
-    alone = get("tdm").configured(inputs=2)
-    assert alone.objective.inputs == BackSimulation((1.0, 0.5), "ode") and not alone.objective.two_times
 
 
 def test_decoupled_without_guidance_is_coupled():
