@@ -2,7 +2,8 @@
 
     python benchmarks/images.py --space digits --seconds 60 --out workbench/bench/images_digits.json --table docs/images.md
 
-A finished cell is kept in --cells and not run again; a stopped run goes on from its checkpoint. Seconds are those of the processor in
+A finished cell is kept in --cells and not run again; a stopped run goes on from its checkpoint. Rows of other recipes that --out holds
+stay, if they are of the same settings. A recipe that adapts a few-step student is given the bundled one of `dmd2`; `sfd` forgets class 0, `echo` learns mirrored pictures of class 7. Seconds are those of the processor in
 training, without measuring, so that what else the machine does costs a recipe nothing. Stochastic chains are sampled as the student's card says, at each number of evaluations.
 """
 
@@ -28,6 +29,9 @@ from workbench.files import write_json
 from workbench.zoo.measure import measure
 
 COUNTS = (1, 2, 4)
+STUDENTS = {"digits": "digits/dmd2", "fashion": "fashion/dmd2"}  # what recipes that adapt a student are given
+GIVEN = {"sfd": {"forget": (0,)}}  # what a recipe must be told
+CONCEPT = 16  # pictures of what echo learns: mirrored ones of class 7
 LESS = {"count": 2048}  # pairs: as many as one minute can use
 
 
@@ -35,7 +39,12 @@ def cell(recipe: str, space: str, seconds: float, seed: int, place: Path) -> dic
     """Train and measure one recipe; a failure is a sentence in the row."""
     teacher, began = wb.load(f"{space}/teacher"), time.process_time()
     pairs = getattr(getattr(RECIPES[recipe].objective, "start", None), "pairs", None)
-    options = LESS if pairs is not None else {}
+    options = GIVEN.get(recipe, {}) | (LESS if pairs is not None else {})
+    if recipe == "echo":
+        options["data"] = concept(space)
+    student = STUDENTS[space] if getattr(RECIPES[recipe].objective, "adapts", False) else None
+    if student:
+        options["init"] = wb.load(student)
     try:
         curve = []
         for progress in wb.distill(
@@ -48,6 +57,7 @@ def cell(recipe: str, space: str, seconds: float, seed: int, place: Path) -> dic
         return {"recipe": recipe, "failed": str(error)}
     return {
         "recipe": recipe,
+        **({"init": student} if student else {}),
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "clock": "processor",
@@ -88,10 +98,26 @@ def main() -> None:
     if args.out:
         facts = {"space": args.space, "seconds": args.seconds, "seed": args.seed, "threads": args.threads,
                  "torch": torch.__version__, "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}  # fmt: skip
+        rows = sorted([*earlier(args.out, facts, names), *rows], key=lambda row: row["recipe"])
         write_json(args.out, {**facts, "rows": rows})
     if args.table:
         made = fill(args.table.read_text(encoding="utf-8"), {args.space: table(rows)})
         args.table.write_text(made, encoding="utf-8")
+
+
+def concept(space: str) -> torch.Tensor:
+    """Pictures (16, c, h, w) that the teacher does not know."""
+    known = wb.data.load(space)
+    return known.images[known.labels == 7][:CONCEPT].flip(-1)
+
+
+def earlier(out: Path, facts: dict, names: list[str]) -> list[dict]:
+    """Rows of other recipes than these in a file of the same settings; of other settings, none."""
+    if not out.exists():
+        return []
+    held = json.loads(out.read_text(encoding="utf-8"))
+    same = all(held.get(key) == facts[key] for key in ("space", "seconds", "seed", "threads"))
+    return [row for row in held["rows"] if row["recipe"] not in names] if same else []
 
 
 def table(rows: list[dict]) -> str:

@@ -121,6 +121,18 @@ def test_a_cell_trains_by_the_processors_clock_and_measures_at_its_marks(tmp_pat
     json.dumps(row)
 
 
+def test_a_recipe_that_adapts_a_student_is_given_one_whose_training_counts_as_preparation(tmp_path, monkeypatch):
+    given = []
+    plain = cell.distill
+    monkeypatch.setattr(cell, "distill", lambda *a, **kw: given.append((a[1], kw.get("init"))) or plain(*a, **kw))
+    row = cell.run("eight_gaussians", "nct", 0.3, 0, tmp_path, n=128, draws=2)
+    assert [name for name, _ in given] == [cell.START[0], "nct"] and given[0][1] is None
+    assert given[1][1].role == "student" and given[1][1].card["recipe"] == cell.START[0]
+    assert row["preparing"] >= 0.1 and row["seconds"] < 1 and row["figures"]["1"]["ratio"] > 0
+    given.clear()
+    assert cell.run("eight_gaussians", "ct", 0.1, 0, tmp_path / "ct", n=128, draws=2)["preparing"] == 0.0 and len(given) == 1
+
+
 def test_the_clock_of_a_run_can_be_chosen(tmp_path):
     ticks = itertools.count()
     *_, last = wb.distill(wb.load("moons"), "cd", run=tmp_path, seconds=5, batch=16, clock=lambda: float(next(ticks)))

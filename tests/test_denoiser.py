@@ -268,3 +268,14 @@ def test_a_student_of_an_autoguided_network_starts_as_the_strong_one() -> None:
     x, t = X.float(), torch.full((5,), 0.6)
     assert torch.allclose(last.student(x, t, None, t), strong(x, t), atol=1e-6)
     assert not torch.allclose(strong(x, t), weak(x, t), atol=1e-3)
+
+
+def test_both_networks_of_an_autoguided_teacher_are_moved_and_frozen_as_copies() -> None:
+    from workbench.distill.distill import _frozen
+    from workbench.networks import new_network
+
+    nets = [new_network((2,), 0, "flow", "linear", seed, width=32, depth=2) for seed in (0, 1)]
+    held = _frozen(Autoguided(*(Network(net, "linear", "flow", (2,)) for net in nets), 2.0), "meta")
+    for mine, given in zip((held.model.net, held.weak.net), nets, strict=True):
+        assert {(p.device.type, p.requires_grad) for p in mine.parameters()} == {("meta", False)}
+        assert {(p.device.type, p.requires_grad) for p in given.parameters()} == {("cpu", True)}

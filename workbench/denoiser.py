@@ -176,6 +176,9 @@ def rows_of(w: float | Tensor, like: Tensor) -> Tensor:
     return w.repeat(-(-len(like) // len(w)))[: len(like)]
 
 
+INNER = ("model", "weak")  # where wrappers hold the denoisers that they ask
+
+
 class Wrapper:
     """A denoiser around another: attributes that it does not have are the inner one's."""
 

@@ -34,6 +34,10 @@ COUNTS = (1, 2, 4)
 N, DRAWS, EARLY = 2048, 8, 2  # samples of a draw; draws at the end, and before it
 PAIRED = 1024
 MARKS = (0.125, 0.25, 0.5)  # shares of the budget at which the student is measured, beside the end
+START = (
+    "cd",
+    1 / 3,
+)  # what recipes that adapt a few-step student are given: one of this recipe, trained for this share of the budget before
 FIRST, DATA = 1_000_000, 2_000_000  # seeds of the first draw of a student, and of the data it is trained on
 
 
@@ -181,6 +185,15 @@ def data_of(teacher: Any, seed: int, parts: int = 49) -> Any:
     return tuple(torch.cat(each) for each in zip(*((x.float(), y) for x, y in drawn), strict=True))
 
 
+def start_of(teacher: Any, recipe: Recipe, data: Any, seconds: float, seed: int, folder: Path) -> dict[str, Any]:
+    """{"init": a few-step student} for a recipe that adapts one, else {}."""
+    if not getattr(recipe.objective, "adapts", False):
+        return {}
+    name, share = START
+    *_, last = distill(teacher, name, data, folder, seconds=share * seconds, seed=seed, device="cpu", clock=time.process_time)
+    return {"init": last.student}
+
+
 def run(space: str, recipe: str, seconds: float, seed: int, folder: Path, n: int = N, draws: int = DRAWS) -> dict[str, Any]:
     """Train and measure one recipe; checkpoints go to `folder`. Its student is judged by `draws` draws of n samples.
 
@@ -189,10 +202,12 @@ def run(space: str, recipe: str, seconds: float, seed: int, folder: Path, n: int
     """
     teacher = zoo.load(space)
     law, chosen = Law(teacher, n, draws), get(recipe).fitted(tuple(teacher.shape), fresh=True)
-    able, memory = plans(chosen, teacher.path), Memory()
-    began, preparing, marks, curve = time.process_time(), 0.0, list(MARKS), []
+    able, memory, data = plans(chosen, teacher.path), Memory(), data_of(teacher, seed)
+    began, marks, curve = time.process_time(), list(MARKS), []
+    start = start_of(teacher, chosen, data, seconds, seed, folder / "start")
+    preparing = time.process_time() - began if start else 0.0
     training = distill(
-        teacher, recipe, data_of(teacher, seed), folder, seconds=seconds, seed=seed, device="cpu", clock=time.process_time
+        teacher, recipe, data, folder, seconds=seconds, seed=seed, device="cpu", clock=time.process_time, **start
     )
     for progress in training:
         if progress.stage not in ("train", "done"):

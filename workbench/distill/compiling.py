@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from workbench.denoiser import Denoiser, Wrapper
+from workbench.denoiser import INNER, Denoiser, Wrapper
 from workbench.errors import WorkbenchError, unknown
 
 DEFAULT = "inductor"
@@ -38,13 +38,18 @@ def compile_networks(objective: Any, teacher: Denoiser, backend: str) -> int:
 
     Only calls are compiled: what asks a network for its features, and a derivative in time, runs as before.
     """
-    while isinstance(teacher, Wrapper):
-        teacher = teacher.model
-    roots = [*objective.players.values(), *getattr(objective, "frozen", {}).values(), getattr(teacher, "net", None)]
+    roots = [*objective.players.values(), *getattr(objective, "frozen", {}).values(), *_teachers(teacher)]
     found = {id(net): net for root in roots if isinstance(root, nn.Module) for net in _networks(root)}
     for net in found.values():
         net.compile(backend=backend)
     return len(found)
+
+
+def _teachers(teacher: Denoiser) -> list[Any]:
+    """The networks of a teacher, also those within wrappers."""
+    if isinstance(teacher, Wrapper):
+        return [net for name in INNER if name in vars(teacher) for net in _teachers(getattr(teacher, name))]
+    return [getattr(teacher, "net", None)]
 
 
 def told(training: Iterator[Any]) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from workbench.data import load as load_data
 from workbench.data.batches import sampler
-from workbench.denoiser import Denoiser, Network, picture_shape
+from workbench.denoiser import INNER, Denoiser, Network, Wrapper, picture_shape
 from workbench.distill.adapters import adapted, merged
 from workbench.distill.compiling import backend_of, compile_networks, told
 from workbench.distill.fit import check_fit
@@ -124,9 +124,7 @@ def _distill(
     teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked
 ) -> Iterator[Progress]:
     teacher_name, teacher_hash = getattr(teacher, "name", type(teacher).__name__), fingerprint(teacher)
-    if isinstance(getattr(teacher, "net", None), nn.Module):
-        teacher = copy.copy(teacher)
-        teacher.net = copy.deepcopy(teacher.net).to(device).eval().requires_grad_(False)
+    teacher = _frozen(teacher, device)
     objective, backend = recipe.objective.bind(teacher, student), backend_of(recipe.compile)
     if backend:
         compile_networks(objective, teacher, backend)
@@ -175,6 +173,20 @@ def _distill(
             )
             progress.student = save(net, card, folder / "student")
         yield progress
+
+
+def _frozen(teacher: Denoiser, device: Any) -> Denoiser:
+    """The teacher with copies of its networks, also those within wrappers, on the device and without gradient."""
+    if not isinstance(teacher, Wrapper) and not isinstance(getattr(teacher, "net", None), nn.Module):
+        return teacher
+    teacher = copy.copy(teacher)
+    if isinstance(teacher, Wrapper):
+        for name in INNER:
+            if name in vars(teacher):
+                setattr(teacher, name, _frozen(getattr(teacher, name), device))
+    else:
+        teacher.net = copy.deepcopy(teacher.net).to(device).eval().requires_grad_(False)
+    return teacher
 
 
 def _samples(model: Network, n: int = 16, cond: Any = None, **options: Any) -> Tensor:

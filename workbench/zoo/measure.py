@@ -17,7 +17,7 @@ def measure(model: Trained, steps: tuple[int, ...] | None = None, n: int = 1000,
     """Figures of conditional samples, balanced over the classes, at each number of steps.
 
     Frechet distance and precision/recall compare the bundled classifier's features with those of as many real images
-    again; `floor` is the same between two disjoint sets of real images. `agreement` is the share of samples that the
+    again; `floor` is the same between two disjoint sets of real images. A class that the classifier does not know is not asked for. `agreement` is the share of samples that the
     classifier puts in the class they were asked for.
 
     Args:
@@ -28,7 +28,8 @@ def measure(model: Trained, steps: tuple[int, ...] | None = None, n: int = 1000,
     n = min(n, len(features) // 2)
     real, other = features[:n], features[n : 2 * n]
     floor = metrics.frechet_distance(other, real)
-    labels = torch.arange(n) % model.classes
+    known = metrics.image_logits(space, torch.zeros(1, *model.shape)).shape[1]
+    labels = torch.arange(n) % min(model.classes, known)
     figures: dict[str, Any] = {"n": n, "seed": seed, "reference": f"{n} real {space} images", "frechet_floor": round(floor, 2)}
     for count in steps or ((model.sampling.steps,) if model.role == "teacher" else (1, 2, 4)):
         drawn = sample(model, n, labels, steps=count, seed=seed)
