@@ -72,7 +72,7 @@ ROWS = (
     Claim(
         "sid-few-step", "sid-few-step", "arXiv 2505.12674", "An unguided teacher and a critic without labels (Zero-CFG) trade alignment for diversity.",
         {
-            "zero": Arm("sid-few-step", counts=(4,)),
+            "zero": Arm("sid-few-step", {"fake": 0.0, "conditional": False}, counts=(4,)),
             "guided": Arm("sid-few-step", {"real": 2.0, "same": True, "conditional": True}, counts=(4,)),
         },
         (Check("zero", "vendi@4", "guided", want="higher"), Check("zero", "agreement@4", "guided")),

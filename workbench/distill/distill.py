@@ -29,6 +29,7 @@ from workbench.distill.objectives.starts import FromKeyPoints
 from workbench.distill.recipe import kinds
 from workbench.distill.recipes import Recipe, get
 from workbench.distill.several import Several, distill_several
+from workbench.distill.start import begun, check_matched
 from workbench.distill.students import new_student, sampling_of, scale_of, settled
 from workbench.errors import MissingSource, WorkbenchError, check_count
 from workbench.samplers.run import record
@@ -108,13 +109,19 @@ def distill(
     if isinstance(recipe, str):
         chosen = get(recipe).fitted(tuple(teacher.shape), fresh).configured(**options).configured(**settings)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = File(run) if run is not None else File(tempfile.mkdtemp(prefix="workbench-"))
     if isinstance(data, str):
         data = load_data(data)
-    elif data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
+    check_matched(chosen.matched)
+    if fresh and chosen.matched and (data is not None or _has_data(teacher)):
+        return begun(
+            teacher, chosen, data, folder, steps, seconds, network,
+            seed=seed, device=device, name=name, clock=clock, report_seconds=report_seconds,
+        )  # fmt: skip
+    if data is None and data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
         data = _default_data(teacher, seed)
     data, chosen = _inverted(data, chosen, teacher, seed, "inverted" in options)
     draw = sampler(data, chosen.batch, device)
-    folder = File(run) if run is not None else File(tempfile.mkdtemp(prefix="workbench-"))
     return _distill(
         teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked
     )
@@ -288,6 +295,11 @@ def _inverted(data: Any, recipe: Recipe, teacher: Denoiser, seed: int, asked: bo
         if asked:
             raise
         return None, recipe.configured(inverted=0.0)
+
+
+def _has_data(teacher: Denoiser) -> bool:
+    """Whether a teacher brings samples of its own, or names its data."""
+    return hasattr(teacher, "sample") or bool(getattr(teacher, "card", {}).get("data"))
 
 
 def _default_data(teacher: Denoiser, seed: int) -> Any:

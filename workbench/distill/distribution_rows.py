@@ -52,7 +52,7 @@ def _row(
         objective,
         sampling,
         optim,
-        points={"batch": 256, "dropout": 0.5, "ema": 0.98, **critic, **points},
+        points={"batch": 256, "dropout": 0.5, "ema": 0.98, "matched": 0.2, **critic, **points},
     )
 
 
@@ -88,7 +88,7 @@ ROWS = (
     ),
     _row(
         "phased-dmd", "2510.27684", "Phased DMD: each phase of steps is matched at its own noisy end, by a critic of its own.",
-        Distributional(inputs=BackSimulation(FOUR, "ode"), anchor=PhaseEnd(2)), ODE, turns=2,
+        Distributional(inputs=BackSimulation(FOUR, "ode"), anchor=PhaseEnd(2)), ODE,
     ),
     _row(
         "decoupled-dmd", "2511.22677", "Decoupled DMD: the guidance part of the gap is taken at levels below the student's time, the rest at all.",
@@ -126,7 +126,7 @@ ROWS = (
             core=ScoreIdentity(1.0), weight=PerSampleL1(1e-2), inputs=BackSimulation(FOUR), gan=CriticHead(weight=1e-3),
             critic=FakeScore(turns=1, conditional=False), guidance=Guidance(real=1.0, fake=0.0),
         ),
-        RENOISED, betas=NO_MOMENTUM,
+        RENOISED, betas=NO_MOMENTUM, fake=1.0, conditional=True,  # of points whose classes do not overlap, Zero-CFG leaves nothing
     ),
     _row(
         "di-star", "2410.20898", "Diff-Instruct*: a reward is climbed while a pseudo-Huber score divergence keeps the student near the guided teacher.",

@@ -36,7 +36,7 @@ ROWS = (
         ),
         sampling=ONE,
         optim={"student": Optim(lr=2e-4)},
-        points={"batch": 256, "dropout": 0.5},
+        points={"batch": 256, "dropout": 0.5, "mean": 0.0, "std": 2.0},
     ),
     Recipe(
         "nitrofusion",
@@ -63,5 +63,6 @@ ROWS = (
         objective=Several(),
         sampling=ONE,
         optim={"student": Optim(lr=1e-4), "critic": Optim(lr=3e-4, decay=0.5)},
+        matched=0.25,
     ),
 )

@@ -15,7 +15,7 @@ from workbench.errors import WorkbenchError, unknown
 from workbench.samplers.sample import Sampling
 
 FRESH_RATE = 4.0
-OWN = ("batch", "ema", "steps", "lora", "adapters", "compile")
+OWN = ("batch", "ema", "steps", "lora", "adapters", "compile", "matched")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Recipe:
             that adapters told the guidance scale may have, which alone are trained; 0 for none.
         compile: every network is compiled (torch.compile): True, or the name of its backend. It changes no more than rounding, so a
             run may be continued with or without.
+        matched: share of the run in which a student that starts from nothing first learns the teacher's own estimates, see `start`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Recipe:
     lora: int = 0
     adapters: float = 0.0
     compile: bool | str = field(default=False, repr=False)
+    matched: float = field(default=0.0, repr=False)
 
     def configured(self, **options: Any) -> Recipe:
         """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.

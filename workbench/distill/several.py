@@ -24,11 +24,8 @@ from torch import Tensor
 
 from workbench import paths
 from workbench.denoiser import Denoiser
-from workbench.distill.loop import Optim, Progress
-from workbench.distill.objectives.parts import L2
-from workbench.distill.objectives.pointwise import Pointwise
-from workbench.distill.objectives.targets import TeacherSteps
-from workbench.distill.objectives.twinflow import AnyStep
+from workbench.distill.loop import Progress
+from workbench.distill.start import check_matched
 from workbench.errors import WorkbenchError, check_count
 from workbench.files import read_json, write_json
 from workbench.routed import parts_of, save_routed
@@ -50,7 +47,6 @@ class Several:
     Attributes:
         students: K; the classes are cut into K runs of consecutive labels, as even as can be. host: the recipe that trains each.
         jobs: processes that train at the same time. devices: devices that the students take turns on; () for the one of `distill`.
-        matched: share of the run in which a student that starts from nothing first learns the teacher's own estimates (TSM).
         guidance, dropout: the host's. The model is always asked with a label, so that none is dropped by default.
     """
 
@@ -58,7 +54,6 @@ class Several:
     host: str = "dmd2"
     jobs: int = 1
     devices: tuple[str, ...] = ()
-    matched: float = 0.25
     guidance: float | None = None
     dropout: float = 0.0
 
@@ -68,8 +63,6 @@ class Several:
         object.__setattr__(self, "devices", tuple(self.devices))
         check_count("students", self.students)
         check_count("jobs", self.jobs)
-        if not 0 <= self.matched < 1:
-            raise WorkbenchError(f"matched is {self.matched}, but is a share of the run, from 0 to below 1.")
         if self.host == "msd":
             raise WorkbenchError("msd cannot be its own host: choose the recipe that is to train each student, such as dmd2.")
 
@@ -120,8 +113,10 @@ def distill_several(
     from workbench.distill.fit import check_fit
     from workbench.distill.recipes import get
 
-    own = {field.name for field in fields(Several)} - {"guidance", "dropout"}
-    switches = recipe.configured(**{key: value for key, value in options.items() if key in own}).objective
+    own = {field.name for field in fields(Several)} - {"guidance", "dropout"} | {"matched"}
+    chosen = recipe.configured(**{key: value for key, value in options.items() if key in own})
+    switches = chosen.objective
+    check_matched(chosen.matched)
     rest = {key: value for key, value in options.items() if key not in own}
     if switches.guidance is not None:
         rest.setdefault("guidance", switches.guidance)
@@ -157,7 +152,7 @@ def distill_several(
         Task(
             teacher, switches.host, _of(data, part), folder / f"student-{k}", steps,
             None if seconds is None else seconds / switches.students, seed + k, init, devices[k % len(devices)], network or {},
-            clock, rest, switches.matched, report_seconds,
+            clock, rest, chosen.matched, report_seconds,
         )
         for k, part in enumerate(parts)
     ]  # fmt: skip
@@ -211,49 +206,18 @@ def _several(tasks, parts, jobs, recipe, host, folder, name, seed) -> Iterator[P
 def train_one(task: Task) -> Iterator[Progress]:
     """Train one student in its folder, the teacher's own estimates first where it starts from nothing."""
     from workbench.distill.distill import distill
-    from workbench.distill.recipe import Recipe
-    from workbench.samplers.sample import Sampling
 
-    init, network, before, spent = task.init, task.network, 0, 0.0
-    fresh = bool(network) or (init is None and not hasattr(getattr(task.teacher, "net", None), "config"))
-    left = {"steps": task.steps, "seconds": task.seconds}
-    if fresh and task.matched > 0:
-        share = {
-            "steps": None if task.steps is None else max(1, round(task.matched * task.steps)),
-            "seconds": None if task.seconds is None else task.matched * task.seconds,
-        }
-        objective = Pointwise(
-            times=AnyStep(equal=1.0, top=0.0),
-            target=TeacherSteps(0),
-            metric=L2(),
-            compare="velocity",
-            guidance=1.0,
-            dropout=0.0,
-        )
-        first = Recipe("tsm", "arXiv 2410.23274", "Teacher score matching.", objective, Sampling("ddim", 25),
-                       {"student": Optim(lr=3e-4)}, points={"batch": 256}).fitted(tuple(task.teacher.shape), True)  # fmt: skip
-        first = first.configured(batch=task.options["batch"]) if "batch" in task.options else first
-        for progress in distill(
-            task.teacher, first, task.data, task.folder / "start", seed=task.seed, device=task.device, network=network,
-            clock=task.clock, report_seconds=task.report_seconds, **share,
-        ):  # fmt: skip
-            yield progress
-        init, network, before, spent = progress.student, {}, progress.step, progress.seconds
-        left = {
-            "steps": None if task.steps is None else max(1, task.steps - share["steps"]),
-            "seconds": None if task.seconds is None else task.seconds - share["seconds"],
-        }
     for progress in distill(
-        task.teacher, task.host, task.data, task.folder, seed=task.seed, init=init, device=task.device, network=network or None,
-        clock=task.clock, report_seconds=task.report_seconds, **left, **task.options,
+        task.teacher, task.host, task.data, task.folder, task.steps, task.seconds, task.seed, task.init, task.device,
+        network=task.network or None, clock=task.clock, report_seconds=task.report_seconds, matched=task.matched, **task.options,
     ):  # fmt: skip
         yield progress
     trained = progress.student.card["trained"]
     write_json(
         task.folder / RESULT,
         {
-            "steps": before + progress.step,
-            "seconds": spent + progress.seconds,
+            "steps": progress.step,
+            "seconds": progress.seconds,
             "batch": trained["batch"],
             "losses": progress.losses,
         },
