@@ -106,7 +106,7 @@ ROWS = (
     _row(
         "uni-instruct", "2505.20755", "Uni-Instruct: the integral of an f-divergence over noise levels, differentiated as a weighted score identity.",
         Distributional(
-            core=ExpandedDivergence(), weight=PerSampleL1(1e-2), gan=CriticHead(weight=1e-3), ratio=Ratio("kl"), renoise=KarrasLevels(),
+            core=ExpandedDivergence(exact=False), weight=PerSampleL1(1e-2), gan=CriticHead(weight=1e-3), ratio=Ratio("kl"), renoise=KarrasLevels(),
             critic=FakeScore(turns=1),
         ),
         betas=NO_MOMENTUM, judged=0.25,
