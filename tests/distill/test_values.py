@@ -47,6 +47,8 @@ def test_no_option_of_any_recipe_takes_a_word_for_a_number_or_a_part(name):
         ("dmd2", {"inputs": "four"}, "inputs is 'four', but must be BackSimulation or AnyCount or what stands for one."),
         ("consistency", {"guidance": "strong"}, "guidance is 'strong', but must be a number or 2 numbers or None."),
         ("ayf", {"extras": "more"}, "extras is 'more', but must be a list of parts."),
+        ("dmd2", {"momentum": "none"}, "momentum is 'none', but must be a number from 0 to below 1, such as 0.9"),
+        ("dmd2", {"momentum": 1}, "momentum is 1, but must be a number from 0 to below 1"),
         ("msd", {"matched": "half"}, "matched is 'half', but must be a number."),
     ],
 )
@@ -66,3 +68,13 @@ def test_what_fits_is_put():
     assert put(Optim(), "lr", 1).lr == 1 and put(Optim(), "betas", [0.5, 0.9]).betas == [0.5, 0.9]
     assert get("consistency").configured(guidance=(1, 4)).objective.guidance == (1, 4)
     assert get("dmd2").configured(gan=None).objective.gan is None
+
+
+def test_momentum_is_the_first_beta_of_every_player_and_the_form_shows_it():
+    from workbench.training.records import switches
+
+    plain, still = get("dmd2"), get("dmd2").configured(momentum=0.0, critic_lr=1e-3)
+    assert {rates.betas for rates in plain.optim.values()} == {(0.9, 0.999)}
+    assert {rates.betas for rates in still.optim.values()} == {(0.0, 0.999)} and still.optim["critic"].lr == 1e-3
+    assert switches("dmd2")["momentum"] == (float, 0.9) and switches("dmd2", (2,))["momentum"] == (float, 0.0)
+    assert switches("dmd2", (2,))["matched"] == (float, 0.2) and switches("cd", (2,))["matched"] == (float, 0.0)

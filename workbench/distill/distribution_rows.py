@@ -52,7 +52,7 @@ def _row(
         objective,
         sampling,
         optim,
-        points={"batch": 256, "dropout": 0.5, "ema": 0.98, "matched": 0.2, **critic, **points},
+        points={"batch": 256, "dropout": 0.5, "ema": 0.995, "matched": 0.2, "momentum": 0.0, **critic, **points},
     )
 
 
@@ -68,19 +68,20 @@ ROWS = (
     ),
     _row(
         "swiftbrush", "2312.05239", "SwiftBrush: variational score distillation of a one-step network, with the critic guided as the teacher is.",
-        Distributional(weight=NoiseVariance(), critic=FakeScore(turns=1, lora=4), guidance=Guidance(same=True)),
+        Distributional(weight=NoiseVariance(), critic=FakeScore(turns=1, lora=4), guidance=Guidance(same=True)), renoise=LogNormalLevels(),
     ),
     _row(
         "pg-sb", "2412.02687", "Proper guidance for SwiftBrush: one guidance scale drawn for each step, the same for teacher and critic.",
         Distributional(weight=NoiseVariance(), critic=FakeScore(turns=1, lora=4), guidance=Guidance(same=True, spread=(0.5, 4.0))),
+        renoise=LogNormalLevels(),
     ),
     _row(
         "dmd", "2311.18828", "Distribution matching distillation: the score gap, and regression on the teacher's own pairs against lost modes.",
-        Distributional(critic=FakeScore(turns=1), regression=Regression()), count=32768,
+        Distributional(critic=FakeScore(turns=1), regression=Regression()), count=32768, renoise=LogNormalLevels(),
     ),
     _row(
         "dmd2", "2405.14867", "DMD2: a critic on a faster time scale in place of pairs, a discriminator on its features, and the student's own chain.",
-        Distributional(gan=CriticHead()), turns=2, gan=0,
+        Distributional(gan=CriticHead()), turns=2, gan=0, renoise=LogNormalLevels(), weight=Even(),
     ),
     _row(
         "flash-dmd", "2511.20549", "Flash-DMD: the score gap at noisy times, an adversary at clean ones, a critic pulled along; then a preference.",
@@ -101,7 +102,7 @@ ROWS = (
     # --- other divergences
     _row(
         "f-distill", "2502.15681", "f-distill: the score gap weighted by a density ratio, which makes it the gradient of any f-divergence.",
-        Distributional(gan=CriticHead(weight=1e-3), ratio=Ratio("js")), turns=2, judged=0.25,
+        Distributional(gan=CriticHead(weight=1e-3), ratio=Ratio("js")), turns=2, judged=0.25, renoise=LogNormalLevels(), weight=Even(),
     ),
     _row(
         "uni-instruct", "2505.20755", "Uni-Instruct: the integral of an f-divergence over noise levels, differentiated as a weighted score identity.",
@@ -109,16 +110,17 @@ ROWS = (
             core=ExpandedDivergence(exact=False), weight=PerSampleL1(1e-2), gan=CriticHead(weight=1e-3), ratio=Ratio("kl"), renoise=KarrasLevels(),
             critic=FakeScore(turns=1),
         ),
-        betas=NO_MOMENTUM, judged=0.25,
+        betas=NO_MOMENTUM, judged=0.25, renoise=LogNormalLevels(),
     ),
     _row(
         "sim", "2410.16794", "Score implicit matching: any distance of the scores, such as a pseudo-Huber one, through a gradient theorem.",
         Distributional(core=ImplicitMatching(), weight=Even(), renoise=KarrasLevels(), critic=FakeScore(turns=1, fresh=True)), betas=NO_MOMENTUM,
+        renoise=LogNormalLevels(),
     ),
     _row(
         "sid", "2404.04057", "Score identity distillation: the Fisher divergence by identities of three scores, of which alpha counts one over.",
         Distributional(core=ScoreIdentity(1.2), weight=PerSampleL1(1e-2), renoise=KarrasLevels(), critic=FakeScore(turns=1, fresh=True)),
-        betas=NO_MOMENTUM,
+        betas=NO_MOMENTUM, renoise=LogNormalLevels(),
     ),
     _row(
         "sid-few-step", "2505.12674", "Few-step SiD: the mixture of all steps' outputs is matched; teacher unguided, critic without labels (Zero-CFG), a GAN.",
@@ -133,7 +135,7 @@ ROWS = (
         Distributional(
             core=ImplicitMatching(), weight=Even(), renoise=KarrasLevels(), critic=FakeScore(turns=1, fresh=True), reward=Reward(),
         ),
-        betas=NO_MOMENTUM,
+        betas=NO_MOMENTUM, renoise=LogNormalLevels(),
     ),
     # --- no critic, or a moving teacher
     _row(

@@ -52,7 +52,7 @@ class Recipe:
     def configured(self, **options: Any) -> Recipe:
         """This recipe with options replaced: its own fields, a switch or a part's field by name, or a rate.
 
-        `lr` sets the student's rate, `critic_lr` that of a player called critic.
+        `lr` sets the student's rate, `critic_lr` that of a player called critic, `momentum` the first of Adam's betas of every player.
 
         Raises:
             UnknownName: for an option that nothing here has, with the nearest one.
@@ -61,6 +61,11 @@ class Recipe:
         for name, value in options.items():
             if name in OWN:
                 recipe = put(recipe, name, value)
+            elif name == "momentum":
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                    raise WorkbenchError(f"momentum is {value!r}, but must be a number from 0 to below 1, such as 0.9.")
+                optim = {player: replace(rates, betas=(float(value), rates.betas[1])) for player, rates in recipe.optim.items()}
+                recipe = replace(recipe, optim=optim)
             elif name == "lr" or name.endswith("_lr"):
                 player = "student" if name == "lr" else name[:-3]
                 if player not in recipe.optim:
@@ -91,7 +96,7 @@ class Recipe:
 
     def options(self) -> list[str]:
         """Names of everything that `configured` accepts."""
-        rates = ["lr", *(f"{player}_lr" for player in self.optim if player != "student")]
+        rates = ["momentum", "lr", *(f"{player}_lr" for player in self.optim if player != "student")]
         unread = ("times",) if _own_times(self.objective) else ()
         return list(dict.fromkeys([*OWN, *rates, *_names(self.objective, unread)]))
 

@@ -292,7 +292,12 @@ def switches(recipe: str | Recipe, shape: tuple[int, ...] | None = None, fresh: 
     chosen = get(recipe)
     if shape is not None:
         chosen = chosen.fitted(tuple(shape), fresh)
-    own = {"lr": chosen.optim["student"].lr, **({"critic_lr": chosen.optim["critic"].lr} if "critic" in chosen.optim else {})}
+    student = chosen.optim["student"]
+    own = {
+        "lr": student.lr,
+        "momentum": student.betas[0],
+        **({"critic_lr": chosen.optim["critic"].lr} if "critic" in chosen.optim else {}),
+    }
     found = {}
     for name in chosen.options():
         if name in own:
