@@ -31,7 +31,7 @@ from workbench.distill.recipes import Recipe, get
 from workbench.distill.several import Several, distill_several
 from workbench.distill.start import begun, check_matched
 from workbench.distill.students import new_student, sampling_of, scale_of, settled
-from workbench.errors import MissingSource, WorkbenchError, check_count
+from workbench.errors import Diverged, MissingSource, WorkbenchError, check_count
 from workbench.samplers.run import record
 from workbench.samplers.run import run as run_plan
 from workbench.samplers.sample import Sampling, default_sampling, noise_for, prepare, sample
@@ -39,6 +39,7 @@ from workbench.student import make_card, save
 
 ANALYTIC_DRAWS = 100_000
 METRIC_SECONDS = 10.0
+HUGE = 1e6  # a weight that no training means
 SPREAD = 512  # samples of a known law whose variance and coverage are measured
 
 
@@ -156,7 +157,14 @@ def _distill(
         averaged.sampling = sampling
         progress.samples = functools.partial(_samples, averaged)
         if begun:
-            progress.metrics = measure(averaged, always=progress.stage == "done")
+            try:
+                progress.metrics = measure(averaged, always=progress.stage == "done")
+            except WorkbenchError as error:
+                if all(bool(torch.isfinite(p).all()) and float(p.abs().max()) < HUGE for p in net.parameters()):
+                    raise
+                raise Diverged(
+                    f"training diverged by step {progress.step}: {error} Lower the rate (lr=...) and use a new run folder."
+                ) from error
             done = max(progress.step / steps if steps else 0.0, progress.seconds / seconds if seconds else 0.0)
             progress.warning = watch(progress.metrics, progress.step, min(done, 1.0))
         if progress.stage == "done":

@@ -63,8 +63,8 @@ def begun(
     named = more.pop("name")
     start = matching(recipe, tuple(teacher.shape))
     for progress in distill(teacher, start, data, folder / FOLDER, network=network, **first, **more):
-        stage = "train" if progress.stage == "done" else progress.stage
-        yield replace(progress, stage=stage, steps=steps, student=None, warning="")
+        if progress.stage != "done":  # it says again what the last step has said
+            yield replace(progress, steps=steps, warning="")
     before, spent, student = progress.step, progress.seconds, progress.student
     for progress in distill(teacher, rest, data, folder, init=student, name=named, **left, **more):
         progress = replace(progress, step=before + progress.step, seconds=spent + progress.seconds, steps=steps)
