@@ -68,7 +68,16 @@ def test_the_best_fashion_students_come_near_their_teacher():
     assert min(figure(name, 2, "frechet") for name in students) <= 1.2 * teacher
 
 
-@pytest.mark.parametrize("name", ["slimflow", "scm", "meanflow", "freeflow"])
+def test_one_step_passes_the_teacher_of_twenty_five():
+    """Cards, n = 1000, seed 0: Frechet distance of one evaluation below that of the teacher's fifty, recall within its sampling error."""
+    teacher = bundled("fashion/teacher").card["figures"]["25"]
+    for name in ("fashion/dmd2", "fashion/f-distill"):
+        one = bundled(name).card["figures"]["1"]
+        assert one["nfe"] == 1 and one["frechet"] < teacher["frechet"]
+        assert one["recall"] >= teacher["recall"] - 2 * math.sqrt(0.25 / 1000)
+
+
+@pytest.mark.parametrize("name", ["slimflow", "scm", "meanflow", "freeflow", "dmd2", "f-distill", "sid"])
 def test_cards_hold_the_curve_of_training(name):
     """Frechet distance in one and two steps at four times or more, in order; the last is that of the card but for bfloat16."""
     card = bundled(f"fashion/{name}").card
