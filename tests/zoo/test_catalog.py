@@ -19,7 +19,7 @@ from workbench.zoo import ANALYTIC, BUNDLED
 from workbench.zoo.build import BUILDS
 
 RECIPES = ("reflow", "consistency", "dmd2")
-FASHION = ("slimflow", "scm", "meanflow", "freeflow")
+FASHION = ("slimflow", "scm", "meanflow", "freeflow", "f-distill", "sid", "msd")
 CLASSIFIERS = ("digits-classifier", "fashion-classifier")
 LIMIT = 6 * 2**20
 
@@ -59,7 +59,16 @@ def test_teachers_come_first_within_a_space(home):
 
 
 def bundled_folders():
-    return sorted(path.parent for path in BUNDLED.rglob(CARD))
+    """Those with weights: a set of students has a card above the folders of its parts."""
+    return sorted(path.parent for path in BUNDLED.rglob(WEIGHTS))
+
+
+def test_a_set_of_students_is_small_and_holds_the_parts_that_its_card_names():
+    folder = BUNDLED / "fashion" / "msd"
+    parts = json.loads((folder / CARD).read_text())["students"]
+    assert sorted(path.name for path in folder.iterdir()) == [CARD, *(part["folder"] for part in parts)]
+    assert [part["sha256"] for part in parts] == [digest(folder / part["folder"] / WEIGHTS) for part in parts]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < LIMIT
 
 
 @pytest.mark.parametrize("folder", bundled_folders(), ids=lambda folder: folder.relative_to(BUNDLED).as_posix())
