@@ -13,17 +13,35 @@ import os
 import sys
 import tempfile
 import time
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
 import workbench as wb
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, unknown
 from workbench.training import switches
 from workbench.training.form import changed
 
 N, EVERY = 200, 60.0
+
+
+def options_of(recipe: str, words: list[str]) -> dict[str, Any]:
+    """Options of a recipe from words NAME=VALUE.
+
+    Raises:
+        WorkbenchError: for a word of another form. UnknownName: for an option that the recipe does not have.
+    """
+    known, asked = switches(recipe), {}
+    for word in words:
+        name, found, value = word.partition("=")
+        if not found:
+            raise WorkbenchError(f"{word!r} is no option: write NAME=VALUE, such as turns=2.")
+        if name not in known:
+            raise unknown(f"option of recipe {recipe!r}", name, known)
+        asked[name] = value
+    return changed(known, asked)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -37,7 +55,7 @@ def main(words: list[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     labels, due = torch.arange(N) % 10, 0.0
     try:
-        options = changed(switches(given.recipe), dict(word.split("=", 1) for word in given.options))
+        options = options_of(given.recipe, given.options)
         for progress in wb.distill(
             wb.load(f"{given.space}/teacher"), given.recipe, run=tempfile.mkdtemp(), seconds=given.seconds,
             clock=time.process_time, report_seconds=2.0, **options,
@@ -48,7 +66,7 @@ def main(words: list[str] | None = None) -> int:
             logits = wb.metrics.image_logits(given.space, progress.samples(N, labels, seed=0))
             agreement = wb.metrics.class_agreement(logits, labels)
             print(f"step {progress.step:5d}  {progress.seconds:5.0f} s  agreement {agreement:.3f}", flush=True)
-    except (WorkbenchError, KeyError, ValueError) as error:
+    except WorkbenchError as error:
         print(error, file=sys.stderr)
         return 2
     return 0

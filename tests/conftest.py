@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -71,3 +72,17 @@ def chromium() -> str:
             pytest.fail(f"{reason}, and WORKBENCH_REQUIRE_BROWSER asks for it")
         pytest.skip(reason)
     return found
+
+
+@pytest.fixture(scope="session")
+def benchmark():
+    """A script of benchmarks/ as a module, by its name."""
+
+    def load(name: str):
+        file = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 from dataclasses import replace
@@ -39,13 +38,9 @@ def child(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def script():
+def script(benchmark):
     """benchmarks/claims.py as a module."""
-    place = Path(__file__).parents[1] / "benchmarks" / "claims.py"
-    spec = importlib.util.spec_from_file_location("benchmarks_claims", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("claims")
 
 
 def of_two(*checks: Check, **arms: Arm) -> Claim:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "images.py"
-
 
 @pytest.fixture(scope="module")
-def images():
-    spec = importlib.util.spec_from_file_location("benchmark_images", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def images(benchmark):
+    return benchmark("images")
 
 
 @pytest.mark.parametrize("recipe", ["sfd", "echo"])
@@ -45,3 +38,10 @@ def test_rows_of_other_recipes_stay_in_the_file(images, tmp_path, monkeypatch):
     assert ran("--only", "kd,cd") == ["cd", "kd"]
     assert ran("--only", "lcm,kd") == ["cd", "kd", "lcm"]
     assert ran("--only", "lcm", "--seconds", "7") == ["lcm"]
+
+
+def test_options_of_the_live_script_are_checked(benchmark, capsys):
+    script = benchmark("recognisable")
+    assert script.options_of("dmd2", ["turns=2", "lr=3e-4"]) == {"turns": 2, "lr": 3e-4}
+    for word, said in (("turns", "write NAME=VALUE"), ("trns=2", "did you mean 'turns'?"), ("turns=x", "must be a number")):
+        assert script.main(["--threads", str(torch.get_num_threads()), word]) == 2 and said in capsys.readouterr().err

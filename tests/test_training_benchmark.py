@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,15 +13,10 @@ from workbench.distill import loop
 from workbench.networks import new_network
 from workbench.networks.mlp import MLP
 
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "training.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("training_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(benchmark):
+    return benchmark("training")
 
 
 def test_shares_add_up_and_every_instrument_is_taken_off(script, tmp_path):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import workbench as wb
 from workbench.distill.checkpoint import CHECKPOINT, CONFIG, HISTORY
-from workbench.distill.loop import Optim
+from workbench.distill.loop import Optim, sound
 from workbench.errors import Diverged, WorkbenchError
 
 TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2])
@@ -147,3 +147,20 @@ def test_one_step_reflow_learns_the_gaussian_flow_map(tmp_path):
     (final,) = [frame.x for frame in wb.run(progress.student.plan(), progress.student, noise) if frame.t == 0]
     exact = torch.tensor([0.5, -0.3]) + 0.4 * noise
     assert float((final - exact).square().mean().sqrt()) < 0.05
+
+
+def test_a_run_that_is_left_in_a_diverged_state_writes_no_checkpoint_of_it(tmp_path, monkeypatch):
+    for whole in (True, False):
+        monkeypatch.setattr("workbench.distill.loop.sound", lambda players, whole=whole: whole)
+        training = wb.distill(TEACHER, "consistency", run=tmp_path / str(whole), steps=40, batch=16)
+        next(training)
+        training.close()
+        assert (tmp_path / str(whole) / CHECKPOINT).exists() is whole
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e9])
+def test_a_weight_that_no_training_means_is_not_sound(value):
+    net = torch.nn.Linear(2, 2)
+    assert sound([net])
+    torch.nn.init.constant_(net.bias, value)
+    assert not sound([net])

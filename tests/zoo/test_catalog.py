@@ -106,6 +106,17 @@ def test_bundled_classifiers_say_how_good_they_are(name):
     assert {"seed", "hardware", "sha256"} <= set(card)
 
 
+def test_a_set_of_students_is_finished_as_a_model_is(tmp_path, monkeypatch):
+    from workbench.zoo import build, measure
+
+    monkeypatch.setattr(measure, "measure", lambda model: {"n": 1000})
+    made = build.finish(wb.load(BUNDLED / "fashion" / "msd"), tmp_path)
+    assert made.classes_of == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] and made.card["figures"] == {"n": 1000}
+    again, noise = wb.load(tmp_path), torch.randn(2, 1, 28, 28)
+    assert again.card["name"] == "fashion/msd" and again.card["trained"] == made.card["trained"]
+    assert torch.equal(again(noise, 1.0, torch.tensor([0, 9])), made(noise, 1.0, torch.tensor([0, 9])))
+
+
 def test_the_users_zoo_comes_first(home):
     mine = put(home / "zoo" / "digits" / "teacher")
     other = put(home / "zoo" / "shapes" / "teacher", "shapes/teacher")

@@ -34,10 +34,7 @@ COUNTS = (1, 2, 4)
 N, DRAWS, EARLY = 2048, 8, 2  # samples of a draw; draws at the end, and before it
 PAIRED = 1024
 MARKS = (0.125, 0.25, 0.5)  # shares of the budget at which the student is measured, beside the end
-START = (
-    "cd",
-    1 / 3,
-)  # what recipes that adapt a few-step student are given: one of this recipe, trained for this share of the budget before
+START = ("cd", 1 / 3)  # what adapts a few-step student is given one of this recipe, of this share of the budget
 FIRST, DATA = 1_000_000, 2_000_000  # seeds of the first draw of a student, and of the data it is trained on
 
 

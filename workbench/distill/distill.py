@@ -23,7 +23,7 @@ from workbench.distill.compiling import backend_of, compile_networks, told
 from workbench.distill.fit import check_fit
 from workbench.distill.generated import fingerprint
 from workbench.distill.health import Watch, spread
-from workbench.distill.loop import Batch, Optim, Progress, train
+from workbench.distill.loop import Batch, Optim, Progress, sound, train
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.starts import FromKeyPoints
 from workbench.distill.recipe import kinds
@@ -39,7 +39,6 @@ from workbench.student import make_card, save
 
 ANALYTIC_DRAWS = 100_000
 METRIC_SECONDS = 10.0
-HUGE = 1e6  # a weight that no training means
 SPREAD = 512  # samples of a known law whose variance and coverage are measured
 
 
@@ -119,7 +118,7 @@ def distill(
             teacher, chosen, data, folder, steps, seconds, network,
             seed=seed, device=device, name=name, clock=clock, report_seconds=report_seconds,
         )  # fmt: skip
-    if data is None and data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
+    if data is None and (chosen.objective.needs_data or hasattr(teacher, "sample")):
         data = _default_data(teacher, seed)
     data, chosen = _inverted(data, chosen, teacher, seed, "inverted" in options)
     draw = sampler(data, chosen.batch, device)
@@ -160,7 +159,7 @@ def _distill(
             try:
                 progress.metrics = measure(averaged, always=progress.stage == "done")
             except WorkbenchError as error:
-                if all(bool(torch.isfinite(p).all()) and float(p.abs().max()) < HUGE for p in net.parameters()):
+                if sound([net]):
                     raise
                 raise Diverged(
                     f"training diverged by step {progress.step}: {error} Lower the rate (lr=...) and use a new run folder."

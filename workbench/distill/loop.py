@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from workbench.distill.checkpoint import RunFolder, pack_module, pack_optimizer, unpack_module, unpack_optimizer
 from workbench.errors import Diverged, WorkbenchError
 
+HUGE = 1e6  # a weight beyond it says that training has diverged
+
 
 class Batch(NamedTuple):
     """What one step sees.
@@ -194,7 +196,7 @@ def train(
             loss.backward()
             norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], optim[name].clip)
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
-                if step and not folder.kept and _sound(players.values()):  # in the first minute
+                if step and not folder.kept and sound(players.values()):  # in the first minute
                     save()
                 held = (
                     f"The checkpoint in {folder.folder} is the last good state"
@@ -226,8 +228,9 @@ def train(
             folder.log({"step": step, "seconds": round(elapsed, 3), **values})
             try:
                 yield Progress(step, steps, values, {}, elapsed, average=average)
-            except GeneratorExit:  # the consumer stopped: keep what is done
-                save()
+            except GeneratorExit:  # the consumer stopped: keep what is done, but not in the place of the last good state
+                if sound(players.values()):
+                    save()
                 raise
             last_report = time.monotonic()
         if last or time.monotonic() - last_save > checkpoint_seconds:
@@ -243,9 +246,9 @@ def _finite(losses: dict[str, Tensor]) -> dict[str, float]:
     return {key: number for key, value in losses.items() if (number := float(value)) == number}
 
 
-def _sound(players: Iterable[nn.Module]) -> bool:
-    """Whether every weight is finite."""
-    return all(bool(torch.isfinite(parameter).all()) for player in players for parameter in player.parameters())
+def sound(players: Iterable[nn.Module]) -> bool:
+    """Whether every weight is finite, and none is larger than any training means."""
+    return all(bool((parameter.abs() < HUGE).all()) for player in players for parameter in player.parameters())
 
 
 def _adamw(player: nn.Module, optim: Optim) -> torch.optim.AdamW:
