@@ -10,7 +10,7 @@ from workbench.denoiser import Network
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives.cores import HuberGap
 from workbench.distill.objectives.distributional import Distributional
-from workbench.distill.objectives.levels import AnyCount, BackSimulation, TrajectoryStep
+from workbench.distill.objectives.levels import AnyCount, BackSimulation, Clean, EachStep, PhaseEnd, TrajectoryStep
 from workbench.distill.recipes import get
 from workbench.errors import WorkbenchError
 from workbench.networks import new_network
@@ -93,3 +93,46 @@ def test_recipes_that_must_know_the_number_of_steps_refuse_a_drawn_one(recipe):
 def test_a_number_of_steps_stands_for_them_alone():
     alone = get("tdm").configured(inputs=2)
     assert alone.objective.inputs == BackSimulation((1.0, 0.5), "ode") and not alone.objective.two_times
+
+
+def test_a_critic_for_each_step_of_one_step_is_the_one_critic():
+    losses = []
+    for anchor in (Clean(), EachStep()):
+        bound = Distributional(anchor=anchor).bind(TEACHER, network())
+        losses.append([float(bound.loss(player, batch(), step_rng(0, 3))[0].detach()) for player in ("student", "critic")])
+    assert losses[0] == losses[1]
+
+
+def test_each_step_teaches_and_asks_its_own_critic():
+    bound = Distributional(inputs=BackSimulation().given(4), anchor=EachStep(), dropout=0.0).bind(TEACHER, network())
+    assert len({id(judge.net) for judge in bound.networks}) == 4
+    met = set()
+    for seed in range(12):
+        bound.turn(0)
+        bound.critic.zero_grad()
+        bound.loss("critic", batch(), step_rng(0, seed))[0].backward()
+        mine = bound.switches.inputs.times.index(bound.made.t)
+        taught = [any(p.grad is not None and bool(p.grad.any()) for p in bound.critic.of(k).parameters()) for k in range(4)]
+        assert taught == [k == mine for k in range(4)]
+        met.add(mine)
+    assert met == {0, 1, 2, 3}
+
+
+def test_a_shared_critic_sees_only_the_mixture_of_the_steps():
+    """Exact critics of a student whose first step makes one of the teacher's modes and its last the other: the mixture is the teacher's
+    law, so that a shared critic finds no gap, where those of the steps pull both back."""
+    teacher = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2])
+    modes = [wb.mixture([[1.0, 0.0]], [0.2]), wb.mixture([[-1.0, 0.0]], [0.2])]
+    gaps = {}
+    for anchor, critics in ((Clean(), [teacher]), (EachStep(), modes)):
+        bound = Distributional(inputs=BackSimulation().given(2), anchor=anchor).bind(teacher, network(classes=0))
+        bound.networks = critics
+        found = [bound.loss("student", batch()._replace(cond=None), step_rng(0, seed))[1]["gap"] for seed in range(6)]
+        gaps[type(anchor)] = torch.stack(found)
+    assert gaps[Clean].max() < 1e-6 and gaps[EachStep].min() > 1e-2
+
+
+def test_no_number_of_phases_is_one_a_step():
+    times = BackSimulation().given(4).times
+    assert [PhaseEnd(0).phase(times, t) for t in times] == [0, 1, 2, 3] and PhaseEnd(0).phases(times) == 4
+    assert [PhaseEnd(0).end(times, t) for t in times] == [PhaseEnd(4).end(times, t) for t in times] == [0.75, 0.5, 0.25, 0.0]

@@ -23,6 +23,7 @@ from workbench.distill.objectives.levels import (
     Annealed,
     AnyCount,
     BackSimulation,
+    EachStep,
     KarrasLevels,
     LogNormalLevels,
     PhaseEnd,
@@ -85,15 +86,16 @@ ROWS = (
     ),
     _row(
         "flash-dmd", "2511.20549", "Flash-DMD: the score gap at noisy times, an adversary at clean ones, a critic pulled along; then a preference.",
-        Flash(), RENOISED,
+        Flash(), RENOISED, anchor=EachStep(), couple=1.0,  # small critics lag less than a pull towards the student misleads them
     ),
     _row(
         "phased-dmd", "2510.27684", "Phased DMD: each phase of steps is matched at its own noisy end, by a critic of its own.",
-        Distributional(inputs=BackSimulation(FOUR, "ode"), anchor=PhaseEnd(2)), ODE,
+        Distributional(inputs=BackSimulation(FOUR, "ode"), anchor=PhaseEnd(2)), ODE, anchor=PhaseEnd(0),
     ),
     _row(
         "decoupled-dmd", "2511.22677", "Decoupled DMD: the guidance part of the gap is taken at levels below the student's time, the rest at all.",
         Distributional(inputs=BackSimulation(FOUR), guidance=Guidance(decoupled=True), renoise=(0.0, 1.0)), RENOISED, turns=2,
+        anchor=EachStep(),
     ),
     _row(
         "tdm", "2503.06674", "Trajectory distribution matching: every state of the student's chain, of one to four steps, is matched within its own slice of levels.",
@@ -128,7 +130,7 @@ ROWS = (
             core=ScoreIdentity(1.0), weight=PerSampleL1(1e-2), inputs=BackSimulation(FOUR), gan=CriticHead(weight=1e-3),
             critic=FakeScore(turns=1, conditional=False), guidance=Guidance(real=1.0, fake=0.0),
         ),
-        RENOISED, betas=NO_MOMENTUM, fake=1.0, conditional=True,  # of points whose classes do not overlap, Zero-CFG leaves nothing
+        RENOISED, betas=NO_MOMENTUM, anchor=EachStep(), fake=1.0, conditional=True,  # of points whose classes do not overlap, Zero-CFG leaves nothing
     ),
     _row(
         "di-star", "2410.20898", "Diff-Instruct*: a reward is climbed while a pseudo-Huber score divergence keeps the student near the guided teacher.",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from workbench import paths
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch, Optim, Progress, train
-from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made
+from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.distributional_turns import BoundDistributional, Made
 from workbench.distill.recipes import get
 from workbench.errors import WorkbenchError, check_count
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
-from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made, scale_of
+from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.distributional_turns import BoundDistributional, Made, scale_of
 from workbench.distill.objectives.parts import guided
 from workbench.errors import WorkbenchError, check_count
 

@@ -14,7 +14,8 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.critics import FakeScore, held
-from workbench.distill.objectives.distributional import BoundDistributional, Distributional, Made, labels_of
+from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.distributional_turns import BoundDistributional, Made, labels_of
 from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.parts import drop_labels, normal

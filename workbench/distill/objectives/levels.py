@@ -130,8 +130,8 @@ class Clean:
         """Which critic judges it."""
         return 0
 
-    def phases(self) -> int:
-        """How many critics there are."""
+    def phases(self, times: tuple[float, ...]) -> int:
+        """How many critics there are for a student that is asked at these times."""
         return 1
 
     def span(self, t: float, s: float) -> tuple[float, float] | None:
@@ -140,25 +140,41 @@ class Clean:
 
 
 @dataclass(frozen=True)
+class EachStep(Clean):
+    """ANCHOR: as `Clean`, with a critic for each of the student's steps.
+
+    A shared critic learns the mixture of what the steps make, and only the mixture is matched: a first step that is too wide and a last one
+    that is too narrow cancel in it, and the chain ends with the narrow one.
+    """
+
+    def phases(self, times: tuple[float, ...]) -> int:
+        return len(times)
+
+    def phase(self, times: tuple[float, ...], t: float) -> int:
+        return times.index(t)
+
+
+@dataclass(frozen=True)
 class PhaseEnd(Clean):
     """ANCHOR: the state at the end of the phase, which the student's step leads to; each phase has a critic (Phased DMD, arXiv 2510.27684).
 
-    The student's times are cut into `count` phases of equally many steps; levels are drawn above the phase's end, up to 1 (nested).
+    The student's times are cut into `count` phases of equally many steps, 0 for one a step; levels are drawn above the phase's end, up to 1 (nested).
     """
 
     count: int = 2
 
     def __post_init__(self):
-        check_count("phases", self.count)
+        check_count("phases", self.count, 0)
 
-    def phases(self) -> int:
-        return self.count
+    def phases(self, times: tuple[float, ...]) -> int:
+        return self.count or len(times)
 
     def phase(self, times: tuple[float, ...], t: float) -> int:
-        return min(self.count - 1, times.index(t) * self.count // len(times))
+        count = self.phases(times)
+        return min(count - 1, times.index(t) * count // len(times))
 
     def end(self, times: tuple[float, ...], t: float) -> float:
-        first = -(-(self.phase(times, t) + 1) * len(times) // self.count)  # index of the next phase's first step
+        first = -(-(self.phase(times, t) + 1) * len(times) // self.phases(times))  # index of the next phase's first step
         return times[first] if first < len(times) else 0.0
 
     def span(self, t: float, s: float) -> tuple[float, float] | None:
