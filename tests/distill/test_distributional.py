@@ -11,7 +11,7 @@ import workbench as wb
 from workbench.denoiser import Network
 from workbench.distill.distill import distill
 from workbench.distill.loop import Batch, step_rng
-from workbench.distill.objectives.backtracking import Backtracking
+from workbench.distill.objectives.backtracking import Backtracking, BoundBacktracking
 from workbench.distill.objectives.cores import Even, HuberGap, ImplicitMatching, NoiseVariance, ScoreGap, ScoreIdentity
 from workbench.distill.objectives.critics import CriticHead, Drawn, FakeScore, ShiftedTeacher
 from workbench.distill.objectives.distributional import Distributional, Guidance
@@ -280,8 +280,21 @@ def test_the_critic_is_pulled_towards_the_student_only_after_its_steps():
     assert all(torch.allclose(mine[k], 0.9 * before[k] + 0.1 * theirs[k], atol=1e-7) for k in mine)
 
 
+def test_disback_walks_every_target_back_however_long_the_way_was(tmp_path, monkeypatch):
+    """The way takes most of this run, and the student's share of it begins after it."""
+    walked, known = [], BoundBacktracking.target
+    monkeypatch.setattr(BoundBacktracking, "target", lambda self, progress: walked.append(known(self, progress)) or walked[-1])
+    list(
+        distill(
+            TEACHER, "disback", TEACHER.sample(256, seed=0, labels=True), tmp_path, steps=100, fit=40, degrade=20, matched=0.0
+        )
+    )
+    assert walked == sorted(walked, reverse=True) and set(walked) == {0, 1, 2}
+
+
 def test_disback_records_the_critics_way_and_walks_it_back():
     bound = Backtracking(targets=2, degrade=4, share=0.5).bind(network(3), network(4))
+    bound.frozen["begin"].first(0.0)
     assert [bound.target(p) for p in (0.0, 0.2, 0.26, 0.9)] == [1, 1, 0, 0]
     for step in range(4):
         assert bound.turn(step) == ("critic",)

@@ -53,7 +53,7 @@ ROWS = (
         summary="Score-regularised consistency: the continuous tangent covers the modes, the score gap on the student's own chain sharpens them.",
         objective=ConsistencyMatching(),
         sampling=ONE,
-        optim={"student": Optim(lr=1e-4), "critic": Optim(lr=3e-4, decay=0.5)},
+        optim={"student": Optim(lr=1e-4, betas=(0.0, 0.999)), "critic": Optim(lr=3e-4, betas=(0.0, 0.999), decay=0.5)},
         points={"batch": 256, "dropout": 0.5, "lr": 1.5e-4, "mean": 0.0, "std": 2.0, "always": True, "turns": 4},
     ),
     Recipe(

@@ -24,7 +24,7 @@ class Backtracking(Distributional):
     Attributes:
         targets: states of the critic kept on its way from the teacher to the initial student; 0 is the host.
         degrade: steps of that way. fit: steps before it in which a critic that does not start as the teacher learns the data.
-        share: of the run, by the end of which the targets have been walked back to the teacher.
+        share: of the run that the student has, by the end of which the targets have been walked back to the teacher.
     """
 
     targets: int = 3
@@ -53,7 +53,7 @@ class BoundBacktracking(BoundDistributional):
         self.fit = 0 if self.like_teacher else switches.fit
         self.warmup = self.fit + switches.degrade
         kept = nn.ModuleList(copy.deepcopy(self.critic.net).requires_grad_(False) for _ in range(switches.targets))
-        self.frozen["targets"] = kept
+        self.frozen |= {"targets": kept, "begin": Begin()}
         self.path_nets = [Network(net, student.path, student.kind, student.shape, student.classes) for net in kept]
         self.step, self.progress = 0, 0.0
 
@@ -71,12 +71,15 @@ class BoundBacktracking(BoundDistributional):
 
     def _student_loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         self.progress = batch.progress
+        self.frozen["begin"].first(batch.progress)
         loss, parts = super()._student_loss(batch, rng)
         return loss, parts | {"target": torch.tensor(float(self.target(batch.progress)))}
 
     def target(self, progress: float) -> int:
         """Index of the target: targets - 1 next to the initial student, down to 0, the teacher itself."""
-        return max(0, self.switches.targets - 1 - int(progress / self.switches.share * self.switches.targets))
+        begin = float(self.frozen["begin"].at)
+        done = (progress - begin) / (1 - begin) if begin < 1 else 1.0
+        return max(0, self.switches.targets - 1 - int(done / self.switches.share * self.switches.targets))
 
     def _models(self, rng: torch.Generator) -> tuple[Denoiser, float]:
         teacher, fake = super()._models(rng)
@@ -92,3 +95,16 @@ class BoundBacktracking(BoundDistributional):
         for k in range(1, self.switches.targets + 1):
             if done == round(k * self.switches.degrade / self.switches.targets):
                 self.frozen["targets"][k - 1].load_state_dict(self.critic.net.state_dict())
+
+
+class Begin(nn.Module):
+    """How much of the run was over when the student first moved; kept in the checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("at", torch.tensor(torch.nan, dtype=torch.float64))
+
+    def first(self, progress: float) -> None:
+        """Say how much is over; the first word counts."""
+        if self.at.isnan():
+            self.at.fill_(progress)
