@@ -45,7 +45,7 @@ from torch import Tensor, nn
 import workbench as wb
 from workbench.bench.cell import resident, signature
 from workbench.denoiser import Network, Wrapper
-from workbench.distill import loop
+from workbench.distill import loop, measuring
 from workbench.distill.objectives import pointwise
 from workbench.distill.recipes import RECIPES
 from workbench.errors import WorkbenchError
@@ -195,7 +195,7 @@ def instruments(watch: Stopwatch, teacher: Any) -> Iterator[None]:
     for kind in (MLP, DiT, *(() if isinstance(teacher, Network) else (type(teacher),))):
         watched(kind)
     replace(training, "train", begun)
-    replace(training._Measure, "__call__", lambda self, model, always=False: {})  # it is not training
+    replace(measuring.Measure, "__call__", lambda self, model, always=False: {})  # it is not training
     replace(torch.autograd, "backward", watch.of("rest", torch.autograd.backward))  # ends what a backward pass left open
     replace(torch.autograd, "grad", watch.of("rest", torch.autograd.grad))
     replace(nn.utils, "clip_grad_norm_", watch.of("update", nn.utils.clip_grad_norm_))

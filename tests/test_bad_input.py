@@ -259,7 +259,7 @@ def test_a_missing_folder_is_a_missing_source():
 @pytest.fixture
 def unmeasured(monkeypatch):
     """Leave out what `distill` measures now and then: these tests are about files."""
-    monkeypatch.setattr(sys.modules["workbench.distill.distill"]._Measure, "__call__", lambda *_, **__: {})
+    monkeypatch.setattr(sys.modules["workbench.distill.measuring"].Measure, "__call__", lambda *_, **__: {})
 
 
 def run_to(folder: Path, steps: int, data: torch.Tensor | None = None, **options) -> None:

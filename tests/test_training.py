@@ -167,3 +167,23 @@ def test_a_run_of_several_students_shows_the_losses_of_each(tmp_path):
         (tmp_path / f"student-{k}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     losses = training.Run(tmp_path).state().losses
     assert [row.get("0/student") for row in losses] == [1.0, 1.0, None, None] and losses[-1]["1/student"] == 2.0
+
+
+@pytest.mark.parametrize("where", [".", "student-1"])
+def test_the_start_of_a_student_is_shown_and_what_follows_is_counted_on(tmp_path, where):
+    def write(folder, steps):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [{"step": step, "seconds": 0.1 * step, "student": float(step)} for step in steps]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def shown():
+        losses, name = training.Run(tmp_path).state().losses, "student" if where == "." else "1/student"
+        return [(row["step"], row["seconds"], row[name]) for row in losses]
+
+    write(tmp_path / where / "start", (1, 20))
+    assert shown() == [(1, 0.1, 1.0), (20, 2.0, 20.0)]  # while the start is trained
+    write(tmp_path / where, (1, 20, 30))
+    assert shown() == [(1, 0.1, 1.0), (20, 2.0, 20.0), (21, 2.1, 1.0), (40, 4.0, 20.0), (50, 5.0, 30.0)]
+    write(tmp_path / where / "start", range(1, 1000))
+    write(tmp_path / where, range(1, 1000))
+    assert len(shown()) <= records.MOST_ROWS + 2 and shown()[-1][0] == 1998

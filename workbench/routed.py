@@ -51,6 +51,13 @@ class Router(nn.Module):
             which[list(part)] = k
         self.register_buffer("which", which)
 
+    def around(self, nets: Sequence[nn.Module]) -> Router:
+        """A router of other networks (K) for the same labels."""
+        classes = range(len(self.which))
+        made = Router(self.nets, [[label for label in classes if self.which[label] == k] for k in range(len(self.nets))])
+        made.nets = nn.ModuleList(nets)
+        return made
+
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, s: Tensor | None = None, **more: Any) -> Tensor:
         """The prediction of each row's own network."""
         given = {"s": s} if s is not None else {}

@@ -30,7 +30,8 @@ def negative_guidance(model: Network, negative: int, scale: float = 1.0, form: s
     classes differ in, Z+ + scale (Z+ - Z-) (the extrapolation of NAG, arXiv 2505.21179, section 4, without its normalisation).
 
     Args:
-        model: a `Network` around a `DiT` with classes, such as `wb.load("digits/dmd2")`.
+        model: a `Network` around a `DiT` with classes, such as `wb.load("digits/dmd2")`, or a set of such students (msd), each of which
+            is steered; one that does not draw the negated class knows it from the teacher's weights that it started from.
         negative: the class to stay away from, 0 to classes - 1.
         scale: 0 changes nothing, bit for bit.
         form: "extrapolate", or "subtract" for the formula of the paper.
@@ -53,7 +54,9 @@ def negative_guidance(model: Network, negative: int, scale: float = 1.0, form: s
     torch.Size([2, 1, 8, 8])
     """
     net = getattr(model, "net", None)
-    if not isinstance(model, Network) or not isinstance(net, DiT) or not model.classes:
+    several = hasattr(net, "around")  # a router
+    nets = list(net.nets) if several else [net]
+    if not isinstance(model, Network) or not all(isinstance(one, DiT) for one in nets) or not model.classes:
         raise WorkbenchError(
             f"negative guidance works on a class-conditional DiT of ours, not on {getattr(model, 'name', type(model).__name__)}: "
             "use workbench.Guided with a scale there."
@@ -64,7 +67,8 @@ def negative_guidance(model: Network, negative: int, scale: float = 1.0, form: s
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     steered = copy.copy(model)  # path, sampling and card stay the model's own
-    steered.net = Steered(net, negative, float(scale), form)
+    nets = [Steered(one, negative, float(scale), form) for one in nets]
+    steered.net = net.around(nets) if several else nets[0]
     return steered
 
 

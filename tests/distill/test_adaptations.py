@@ -204,7 +204,8 @@ def test_teacher_and_student_share_the_embedding_of_the_concept():
 def test_what_is_echoed_and_kept_can_be_switched_off():
     batch = Batch(torch.randn(8, 2), None, 8)
     full, bare = (echoing(**switches)[0].loss("teacher", batch, step_rng(0, 0))[1] for switches in ({}, {"echo": 0, "keep": 0}))
-    assert set(full) == {"concept", "echo", "keep"} and set(bare) == {"concept"}
+    full, bare = ({name.split("/")[0] for name in parts} for parts in (full, bare))
+    assert full == {"concept", "echo", "keep", "loss"} and bare == {"concept", "loss"}  # loss: of the concept, by noise level
     one, _ = echoing()
     assert float(one.loss("teacher", batch, step_rng(0, 0))[1]["keep"]) == 0  # nothing has changed yet
     assert float(one.loss("student", batch, step_rng(0, 0))[1]["keep"]) == 0
@@ -240,11 +241,11 @@ def test_the_score_term_is_0_at_the_teachers_answer_and_plain_score_distillation
     teacher = network(IMAGE)
     one = SuperResolution().bind(teacher, Network(extended(network(IMAGE).net, hint=[1, 4, 4]), "linear", "flow", IMAGE))
     x = torch.randn(4, *IMAGE, requires_grad=True)
-    one.score(x, x.detach(), None, step_rng(0, 0)).backward()
+    one.score(x, x.detach(), None, step_rng(0, 0))[0].backward()
     assert float(x.grad.abs().max()) == 0
     assert float((x - teacher(one.path.mix(x, torch.randn(4, *IMAGE), 0.1), 0.1)).abs().max()) > 0.1  # what SDS would pull by
     other = torch.randn(4, *IMAGE)
-    one.score(x, other, None, step_rng(0, 0)).backward()
+    one.score(x, other, None, step_rng(0, 0))[0].backward()
     rng = step_rng(0, 0)
     t, eps = 0.02 + 0.28 * torch.rand(4, generator=rng).double(), torch.randn(4, *IMAGE, generator=rng)
     rest = [y - teacher(one.path.mix(y, eps, t), t) for y in (x.detach(), other)]
@@ -310,6 +311,16 @@ def test_every_attention_network_can_be_steered(more):
     steered = negative_guidance(model, 1, 2.0)
     assert torch.allclose(steered(x, 0.8, 1, **given), model(x, 0.8, 1, **given), atol=1e-5)  # away from its own class
     assert not torch.allclose(steered(x, 0.8, 0, **given), model(x, 0.8, 0, **given), atol=1e-4)
+
+
+def test_each_student_of_a_set_is_steered():
+    model = wb.load("fashion/msd")
+    steered, x = negative_guidance(model, 1, 2.0), torch.randn(3, 1, 28, 28)
+    own, others = torch.tensor([1, 1, 1]), torch.tensor([0, 5, 9])  # of both students
+    with torch.no_grad():
+        assert torch.allclose(steered(x, 1.0, own), model(x, 1.0, own), atol=1e-5)
+        apart = (steered(x, 1.0, others) - model(x, 1.0, others)).abs().flatten(1).amax(1)
+    assert apart.min() > 1e-3
 
 
 # ---- what all of them share ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from workbench.denoiser import Network
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives.cores import HuberGap
 from workbench.distill.objectives.distributional import Distributional
-from workbench.distill.objectives.levels import AnyCount, BackSimulation, Clean, EachStep, PhaseEnd, TrajectoryStep
+from workbench.distill.objectives.levels import AnyCount, BackSimulation, Clean, EachStep, NoisedReal, PhaseEnd, TrajectoryStep
 from workbench.distill.recipes import get
 from workbench.errors import WorkbenchError
 from workbench.networks import new_network
@@ -136,3 +136,17 @@ def test_no_number_of_phases_is_one_a_step():
     times = BackSimulation().given(4).times
     assert [PhaseEnd(0).phase(times, t) for t in times] == [0, 1, 2, 3] and PhaseEnd(0).phases(times) == 4
     assert [PhaseEnd(0).end(times, t) for t in times] == [PhaseEnd(4).end(times, t) for t in times] == [0.75, 0.5, 0.25, 0.0]
+
+
+def test_noised_real_inputs_are_pure_noise_at_the_top_and_near_the_sample_below():
+    losses = []
+    for inputs in (BackSimulation(), NoisedReal()):
+        switches = Distributional(inputs=inputs)
+        losses.append(float(switches.bind(TEACHER, network()).loss("student", batch(), step_rng(0, 3))[0].detach()))
+    assert losses[0] == losses[1] and switches.needs_data
+    x0 = TEACHER.sample(20_000, seed=0)
+    x, t = NoisedReal((0.25,))(network(), (20_000, 2), None, step_rng(0, 0), x0)
+    noise = (x - 0.75 * x0) / 0.25
+    assert t == 0.25 and abs(float(noise.std()) - 1) < 0.02 and abs(float((noise * x0).mean())) < 0.02
+    with pytest.raises(WorkbenchError, match="pass data="):
+        NoisedReal((0.25,))(network(), (4, 2), None, step_rng(0, 0))

@@ -11,7 +11,9 @@ from torch import nn
 import workbench as wb
 from workbench.denoiser import Guided, Network, Scaled, rows_of
 from workbench.distill.distill import distill
+from workbench.distill.fit import misfits
 from workbench.distill.loop import Batch, step_rng
+from workbench.distill.objectives.distributional_turns import scale_of
 from workbench.distill.objectives.guidance import Steering, steered
 from workbench.distill.objectives.parts import L2, guided
 from workbench.distill.objectives.pointwise import Pointwise
@@ -233,6 +235,36 @@ def test_a_range_needs_classes_and_a_student_that_takes_it(tmp_path):
     assert guided(TEACHER, 2.0).scale == 2.0
 
 
+@pytest.mark.parametrize(
+    ("recipe", "options", "shown"),
+    [
+        ("dmd2", {"guidance": 3}, r"real = 3\.0"),
+        ("decoupled-dmd", {"guidance": 3}, r"real = 3\.0"),
+        ("pg-sb", {"guidance": 3}, r"real = 3\.0"),
+        ("pg-sb", {"spread": (1.0, 8.0)}, r"spread = \[1\.0, 8\.0\]"),
+        ("dmd2", {"fake": 0.0}, r"fake = 0\.0"),
+        ("dmd2", {"same": True}, "same = True"),
+        ("rcm", {"guidance": 3}, "guidance = 3"),
+        ("rcm", {"same": True}, "same = True"),
+    ],
+)
+def test_what_is_asked_of_guidance_needs_classes(tmp_path, recipe, options, shown):
+    with pytest.raises(
+        WorkbenchError, match=rf"guidance is set \({shown}\), but this teacher has no classes, so nothing guides it"
+    ):
+        distill(wb.mixture([[0.0, 1.0]], [0.3]), recipe, run=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    assert misfits(get(recipe).configured(**options), TEACHER) == []
+
+
+def test_a_recipe_s_own_guidance_and_none_need_no_classes():
+    plain = wb.mixture([[0.0, 1.0]], [0.3])
+    for recipe in ("pg-sb", "swiftbrush", "sid-few-step", "decoupled-dmd"):
+        for options in ({}, {"guidance": 1.0}, {"fake": get(recipe).objective.guidance.fake}):
+            assert misfits(get(recipe).configured(**options), plain) == []
+    assert misfits(get("pg-sb").configured(spread=[0.5, 4.0], same=False), plain) == []
+
+
 def test_training_with_the_scale_resumes_bit_for_bit(tmp_path):
     teacher = Network(trained_net((2,)), "linear", "flow", (2,), 3)
     data = (torch.randn(64, 2), torch.arange(64) % 3)
@@ -241,3 +273,7 @@ def test_training_with_the_scale_resumes_bit_for_bit(tmp_path):
         break
     broken = list(distill(teacher, "guidance", data, run=tmp_path / "broken", steps=4, batch=8))[-1].student
     assert all(torch.equal(a, b) for a, b in zip(whole.net.parameters(), broken.net.parameters(), strict=True))
+
+
+def test_a_matching_recipe_sees_the_scale_of_a_teacher_that_takes_it():
+    assert [scale_of(guided(model, 3.0)) for model in (student(), TEACHER)] == [3.0, 3.0] and scale_of(TEACHER) == 1.0

@@ -104,7 +104,7 @@ class Shrinking:
 
 
 def test_a_collapse_is_said_while_it_happens(monkeypatch, capsys):
-    monkeypatch.setattr(sys.modules["workbench.distill.distill"], "METRIC_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["workbench.distill.measuring"], "METRIC_SECONDS", 0.0)
     recipe = Recipe(
         "to-zero",
         "none",

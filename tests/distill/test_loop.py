@@ -113,7 +113,7 @@ def test_divergence_before_the_first_checkpoint_keeps_the_last_finite_weights(tm
 
     teacher = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2])
     monkeypatch.setattr(type(teacher), "__call__", mad)
-    monkeypatch.setattr(sys.modules["workbench.distill.distill"]._Measure, "__call__", lambda *_, **__: {})
+    monkeypatch.setattr(sys.modules["workbench.distill.measuring"].Measure, "__call__", lambda *_, **__: {})
     with pytest.raises(Diverged, match=r"diverged at step [1-9].*is the last good state"):
         list(wb.distill(teacher, "consistency", torch.zeros(8, 2), run=tmp_path / "run", steps=50, batch=8))
     tensors = load_file(tmp_path / "run" / CHECKPOINT)

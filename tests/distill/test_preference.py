@@ -11,9 +11,11 @@ from torch import nn
 import workbench as wb
 from workbench.denoiser import Network
 from workbench.distill.distill import distill
+from workbench.distill.fit import misfits
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives.policy import PolicyGradient, Running, log_policy, roll, times_of
 from workbench.distill.objectives.preference import PairwiseOptimisation, PreferenceDistillation, ordered
+from workbench.distill.recipes import get
 from workbench.errors import WorkbenchError
 from workbench.networks import new_network
 
@@ -265,11 +267,11 @@ def broken(x, cond):
     raise RuntimeError("no such file")
 
 
-@pytest.mark.parametrize("name", ["pso", "rlcm", "distillation-dpo"])
+@pytest.mark.parametrize("name", ["pso", "rlcm", "distillation-dpo", "di-star", "flash-dmd"])
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        ("class", r"none is known for this teacher: pass reward="),
+        ("class", r"none is known for this teacher: pass (reward|preference)="),
         (column, r"the reward column gave shape \(2, 1\) for 2 samples"),
         (lambda x, cond: 3.0, "gave a float"),
         (broken, r"the reward raised RuntimeError \(no such file\)"),
@@ -279,8 +281,45 @@ def broken(x, cond):
 )
 def test_a_reward_is_tried_at_the_call(tmp_path, name, reward, said):
     with pytest.raises(WorkbenchError, match=said):
-        distill(made(), name, init=made(), reward=reward, run=tmp_path / "run")
+        option = "preference" if name == "flash-dmd" else "reward"
+        distill(made(), name, init=made(), run=tmp_path / "run", **{option: reward})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (lambda x, cond: x[:, 0].detach(), "has no gradient in the samples"),
+        (lambda x, cond: (x[:, 0] > 0).float(), "has no gradient in the samples"),
+        (lambda x, cond: torch.ones(len(x), requires_grad=True) * 2, "has no gradient in the samples"),
+        (lambda x, cond: torch.from_numpy(x.numpy())[:, 0], "raised RuntimeError .*Can't call numpy"),
+    ],
+)
+def test_a_reward_that_is_climbed_needs_a_gradient(tmp_path, reward, said):
+    for name in ("di-star", "dmd2"):
+        with pytest.raises(WorkbenchError, match=f"{said}.* or take rlcm or pso, which learn from any reward"):
+            distill(made(), name, torch.zeros(8, 2), reward=reward, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert misfits(get("rlcm").configured(reward=reward), made()) == misfits(get("rlcm").configured(reward=first), made())
+    assert misfits(get("flash-dmd").configured(preference=reward), made()) == []
+
+
+def test_the_class_reward_can_be_climbed():
+    labelled = wb.mixture([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2], labels=[0, 1])
+    for teacher in (labelled, wb.load("digits/teacher")):
+        assert misfits(get("di-star"), teacher) == []
+    for reward in (first, lambda x, cond: (x[:, 0] - 100).log()):  # NaN of noise, which need not be in its domain
+        assert misfits(get("di-star").configured(reward=reward), labelled) == []
+
+
+@pytest.mark.parametrize("options", [{"inputs": 1}, {"inputs": 4, "split": 0.99, "times": (0.9, 0.5)}])
+def test_a_preference_needs_a_noisy_step_with_a_next(tmp_path, options):
+    with pytest.raises(
+        WorkbenchError, match=r"a preference tells the next states of noisy steps apart.*give inputs more steps"
+    ):
+        distill(made(), "flash-dmd", torch.zeros(8, 2), preference=first, run=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    assert misfits(get("flash-dmd").configured(**options), made()) == []
 
 
 def test_a_reward_that_turns_nan_is_named():

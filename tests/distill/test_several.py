@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import workbench as wb
-from workbench.distill.distill import _Measure, distill
+from workbench.distill import several
+from workbench.distill.checkpoint import CHECKPOINT
+from workbench.distill.distill import distill
+from workbench.distill.measuring import Measure
 from workbench.distill.recipes import get
 from workbench.errors import UnknownName, WorkbenchError
 from workbench.networks import new_network
 from workbench.routed import Router, own_labels, parts_of
+from workbench.samplers.sample import Sampling
 
+LAW = Measure._law
 TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0.2] * 4, labels=[0, 1, 2, 3])
 SMALL = {"steps": 4, "batch": 16, "host": "consistency", "students": 2, "network": {"width": 16, "depth": 1}}
 
@@ -31,7 +41,7 @@ def weights(model):
 def unmeasured():
     """Without the distance to the law, which takes longer than the training here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Measure, "_law", lambda self, model: {})
+        patch.setattr(Measure, "_law", lambda self, model: {})
         yield
 
 
@@ -107,6 +117,79 @@ def test_a_student_that_fails_does_not_lose_the_others(made, tmp_path):
     assert (tmp_path / "student-1" / "student" / "card.json").exists() and not (tmp_path / "student").exists()
     (tmp_path / "student-0" / "config.json").unlink()
     assert torch.equal(weights(last(run=tmp_path).student), weights(made[1].student))
+
+
+def test_students_in_processes_are_those_of_one_and_tell_how_far_they_are(made, tmp_path):
+    reports = list(distill(TEACHER, "msd", run=tmp_path, jobs=2, **SMALL))
+    assert torch.equal(weights(reports[-1].student), weights(made[1].student))
+    told = [report for report in reports if report.stage == "students 2/2"]
+    assert told and told[-1].step == 4 and {"0/student", "1/student"} <= set(told[-1].losses)
+
+
+def test_students_in_processes_that_are_left_keep_what_they_have_done(tmp_path):
+    run = distill(TEACHER, "msd", run=tmp_path, jobs=2, **SMALL | {"steps": 10**6})
+    assert next(report for report in run if {"0/student", "1/student"} <= set(report.losses)).stage == "students 0/2"
+    run.close()
+    assert all(list((tmp_path / f"student-{k}").rglob(CHECKPOINT)) for k in (0, 1))  # of its start
+
+
+def test_a_process_that_is_killed_is_named_and_the_other_student_kept(tmp_path, monkeypatch):
+    started, popen = [], subprocess.Popen
+
+    def watched(*args, **more):
+        started.append(popen(*args, **more))
+        if len(started) == 1:
+            started[0].send_signal(signal.SIGKILL)
+        return started[-1]
+
+    monkeypatch.setattr(several.subprocess, "Popen", watched)
+    with pytest.raises(WorkbenchError, match=r"1 of 2 students failed \(student 0 .*process ended with -9"):
+        list(distill(TEACHER, "msd", run=tmp_path, jobs=2, **SMALL))
+    assert (tmp_path / "student-1" / "student" / "card.json").exists()
+
+
+RANK = f"""
+import torch, workbench as wb
+teacher = wb.mixture([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0.2] * 4, labels=[0, 1, 2, 3])
+print(list(wb.distill(teacher, "msd", run="run", **{SMALL}))[-1].stage)
+"""
+
+
+def test_ranks_wait_for_each_other_before_they_read_what_an_earlier_launch_left(tmp_path):
+    """Rank 1 failed yesterday; today rank 0 is first and must not take that for news."""
+    (tmp_path / "run" / "student-1").mkdir(parents=True)
+    (tmp_path / "run" / "student-1" / "failed.json").write_text(json.dumps({"reason": "yesterday"}))
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK], cwd=tmp_path, env=shared | {"RANK": str(k)}, stdout=subprocess.PIPE, text=True
+        )
+        for k in (0, 1)
+    ]
+    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["done", "done"]
+
+
+def test_a_student_is_measured_on_the_classes_that_it_is_trained_for():
+    """It knows the teacher's answers for the labels 0 and 1 alone, and has collapsed for any other, or without a label."""
+
+    class Half:
+        path, shape, classes, sampling = TEACHER.path, TEACHER.shape, TEACHER.classes, Sampling("ddim", 20)
+
+        def __call__(self, x, t, cond=None, **more):
+            known = torch.full((len(x),), -1) if cond is None else torch.as_tensor(cond).expand(len(x))
+            mine = ((known == 0) | (known == 1))[:, None]
+            return torch.where(mine, TEACHER(x, t, known.clamp(0, 1)), torch.zeros(2, dtype=x.dtype))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Measure, "_law", LAW)
+        whole, half = (Measure(TEACHER, Half.sampling, 0, 1.0, labels=labels) for labels in (None, [0, 1]))
+        figures = {name: one(Half(), always=True) for name, one in (("whole", whole), ("half", half))}
+    assert figures["whole"]["coverage"] < 0.1 and figures["whole"]["variance"] < 0.1
+    assert figures["half"]["coverage"] > 0.9 and 0.5 < figures["half"]["variance"] < 1.2
+    assert figures["half"]["sw2"] < 3 * figures["half"]["sw2_floor"] < figures["whole"]["sw2"]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import torch
 
 import workbench as wb
 from workbench.denoiser import Network
-from workbench.distill.distill import _Measure
+from workbench.distill.measuring import Measure
 from workbench.distill.recipes import get
 from workbench.distill.start import FOLDER, matching
 from workbench.errors import WorkbenchError
 from workbench.networks import new_network
+from workbench.training.records import losses_of
 
 TEACHER = wb.mixture([[1.0, 0.0], [-1.0, 0.5]], [0.2, 0.3], labels=[0, 1])
 SMALL = {"batch": 32, "network": {"width": 32, "depth": 2}, "warmup": 0}
@@ -22,7 +23,7 @@ SMALL = {"batch": 32, "network": {"width": 32, "depth": 2}, "warmup": 0}
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
     """Without the distance to the law, which takes longer than the training here."""
-    monkeypatch.setattr(_Measure, "_law", lambda self, model: {})
+    monkeypatch.setattr(Measure, "_law", lambda self, model: {})
 
 
 def reports(**options):
@@ -48,6 +49,7 @@ def test_the_start_takes_its_share_of_the_steps_and_counts_as_part_of_the_run(tm
     last = [json.loads(line)["step"] for line in (tmp_path / FOLDER / "metrics.jsonl").read_text().splitlines()][-1]
     own = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-1]
     assert (last, own) == (3, 7)
+    assert [row["step"] for row in losses_of(tmp_path)] == [1, 3, 4, 10]
     card = json.loads((tmp_path / "student" / "card.json").read_text())
     assert card["trained"]["steps"] == 10 and card["trained"]["matched"] == 0.3 and card["recipe"] == "dmd2"
 

@@ -43,7 +43,10 @@ def recipes(args: Namespace) -> None:
         print(f"\n{len(rows)} cells are in {cells}; the same command goes on from there.", file=sys.stderr)
         raise
     content = bench.collect(rows, args.jobs, known)
-    show(HEAD, (_cells(entry) for entry in sorted(bench.entries(content), key=_rank)))
+    found = sorted(bench.entries({"rows": rows}), key=_rank)
+    show(HEAD, (_cells(entry) for entry in found if not entry.failed))
+    for told in dict.fromkeys(f"{entry.recipe} on {entry.space}: {entry.failed}" for entry in found if entry.failed):
+        print(told)
     print(f"sw2 over its noise floor, n = {bench.N}, {bench.DRAWS} draws, seed {args.seed}; {content['hardware']}.")
     if out is not None:
         write_atomically(out, lambda file: file.write_text(bench.to_json(content), encoding="utf-8") and None)
@@ -58,8 +61,6 @@ def _rank(entry: Any) -> tuple:
 
 
 def _cells(entry: Any) -> list[Any]:
-    if entry.failed:
-        return [entry.recipe, entry.space, entry.evaluations, entry.failed, *[""] * 5]
     figures = (entry.quality, entry.off_mode, entry.modes, entry.paired, entry.per_second, entry.peak_mb)
     return [entry.recipe, entry.space, entry.evaluations, *("" if one is None else float(f"{one:.4g}") for one in figures)]
 

@@ -22,8 +22,9 @@ from workbench.distill.adapters import adapted, merged
 from workbench.distill.compiling import backend_of, compile_networks, told
 from workbench.distill.fit import check_fit
 from workbench.distill.generated import fingerprint
-from workbench.distill.health import Watch, spread
+from workbench.distill.health import Watch
 from workbench.distill.loop import Batch, Optim, Progress, sound, train
+from workbench.distill.measuring import Measure, trained_labels
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.starts import FromKeyPoints
 from workbench.distill.recipe import kinds
@@ -32,14 +33,10 @@ from workbench.distill.several import Several, distill_several
 from workbench.distill.start import begun, check_matched
 from workbench.distill.students import new_student, sampling_of, scale_of, settled
 from workbench.errors import Diverged, MissingSource, WorkbenchError, check_count
-from workbench.samplers.run import record
-from workbench.samplers.run import run as run_plan
-from workbench.samplers.sample import Sampling, default_sampling, noise_for, prepare, sample
+from workbench.samplers.sample import Sampling, default_sampling, sample
 from workbench.student import make_card, save
 
 ANALYTIC_DRAWS = 100_000
-METRIC_SECONDS = 10.0
-SPREAD = 512  # samples of a known law whose variance and coverage are measured
 
 
 def distill(
@@ -101,6 +98,8 @@ def distill(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
     backend_of(chosen.compile)
+    if isinstance(recipe, str):  # with its defaults for points, where the teacher has them
+        chosen = get(recipe).fitted(tuple(teacher.shape), False).configured(**options)
     check_fit(chosen, teacher, data, init, network)
     baked = _baked(chosen, teacher)
     teacher, settings = settled(teacher, chosen)
@@ -123,12 +122,13 @@ def distill(
     data, chosen = _inverted(data, chosen, teacher, seed, "inverted" in options)
     draw = sampler(data, chosen.batch, device)
     return _distill(
-        teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked
-    )
+        teacher, student, chosen, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked,
+        trained_labels(chosen.objective, data, int(getattr(teacher, "classes", 0) or 0)),
+    )  # fmt: skip
 
 
 def _distill(
-    teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked
+    teacher, student, recipe, draw, folder, steps, seconds, seed, device, name, init, clock, report_seconds, baked, labels
 ) -> Iterator[Progress]:
     teacher_name, teacher_hash = getattr(teacher, "name", type(teacher).__name__), fingerprint(teacher)
     teacher = _frozen(teacher, device)
@@ -143,7 +143,8 @@ def _distill(
     config |= {"parts": kinds(recipe.objective), **settings}
     sampling = sampling_of(recipe, _sampling(recipe), teacher)
     hint = getattr(recipe.objective, "hint", None)
-    measure, watch = _Measure(teacher, student, sampling, seed, _asked(recipe, teacher, sampling), hint), Watch(folder)
+    measure = Measure(teacher, sampling, seed, _asked(recipe, teacher, sampling), hint, labels)
+    watch = Watch(folder)
     batches = lambda rng: Batch(*draw(rng), recipe.batch)  # noqa: E731
     training = train(
         objective, batches, config, run=folder, steps=steps, seconds=seconds, seed=seed,
@@ -205,55 +206,6 @@ def _frozen(teacher: Denoiser, device: Any) -> Denoiser:
 
 def _samples(model: Network, n: int = 16, cond: Any = None, **options: Any) -> Tensor:
     return sample(model, n, cond, **options)
-
-
-class _Measure:
-    """Now and then: root mean square distance of the student to the teacher's solution from the same noise, how far it spreads
-    beside it (`health.spread`), and, where the law is known, its sliced Wasserstein distance with the floor of two exact draws.
-    A student that takes a hint is given that of the teacher's solution."""
-
-    def __init__(
-        self, teacher: Denoiser, student: Network, sampling: Sampling, seed: int, guidance: float,
-        hint: Callable[[Tensor], Tensor] | None = None, n: int = 64,
-    ):  # fmt: skip
-        self.hint = hint
-        self.teacher, self.sampling, self.seed, self.n, self.guidance = teacher, sampling, seed, n, guidance
-        self.student, self.last, self.values, self.reference = student, -1e9, {}, None
-        self.exact: tuple[list[Tensor], float] | None = None
-
-    def __call__(self, model: Network, always: bool = False) -> dict[str, float]:
-        if not always and time.monotonic() - self.last < METRIC_SECONDS:
-            return self.values
-        n, classes = self.n, int(getattr(self.teacher, "classes", 0) or 0)
-        cond = torch.arange(n) % classes if classes else None
-        if self.reference is None:
-            noise = noise_for(model, n, 10**6 + self.seed)
-            frames = run_plan(
-                default_sampling(self.teacher).plan(self.teacher.path), prepare(self.teacher, self.guidance), noise, cond
-            )
-            self.reference = record(frames).final
-        hint = None if self.hint is None else self.hint(self.reference)
-        drawn = sample(model, n, cond, seed=10**6 + self.seed, hint=hint)
-        self.values = {"paired_rms": float((drawn - self.reference).square().mean().sqrt())}
-        if hasattr(self.teacher, "log_density"):
-            self.values |= self._law(model)
-        else:
-            self.values |= spread(drawn, self.reference, cond)
-        self.last = time.monotonic()
-        return self.values
-
-    def _law(self, model: Network, n: int = 2048, draws: int = 4) -> dict[str, float]:
-        # means over draws: a single floor moves by a factor of three with the luck of the mode counts
-        from workbench.metrics import sliced_wasserstein
-
-        if self.exact is None:
-            exact = [self.teacher.sample(n, seed=seed) for seed in range(2 * draws)]
-            floor = sum(sliced_wasserstein(x, y) for x, y in zip(exact[draws:], exact[:draws], strict=True)) / draws
-            self.exact = exact[:draws], floor
-        exact, floor = self.exact
-        mine = [sample(model, n, None, seed=10**6 + self.seed + k).double() for k in range(draws)]
-        distance = sum(sliced_wasserstein(x, y) for x, y in zip(mine, exact, strict=True)) / draws
-        return {"sw2": distance, "sw2_floor": floor, **spread(mine[0][:SPREAD], exact[0][:SPREAD])}
 
 
 def _rates(recipe: Recipe, objective: Any) -> dict[str, Optim]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from workbench.denoiser import Denoiser, Network
+from workbench.distill.objectives.distributional import Guidance
 from workbench.distill.objectives.extras import Dispersive
 from workbench.distill.objectives.parts import FEATURES_OF, FeatureDistance
 from workbench.distill.objectives.pointwise import Pointwise
@@ -15,6 +16,7 @@ from workbench.distill.recipes import RECIPES
 from workbench.errors import MissingSource, WorkbenchError
 
 SHOWN = 8
+NO_GUIDANCE = {"guidance": (None, 1), "real": (None, 1), "fake": (1,), "same": (False,), "spread": (None,)}
 
 
 def check_fit(recipe: Recipe, teacher: Denoiser, data: Any = None, init: Network | None = None, size: Any = None) -> None:
@@ -65,6 +67,8 @@ def misfits(recipe: Recipe, teacher: Denoiser, init: Network | None = None, size
         found.append(
             f"guidance is a range, {list(guidance)}, but this teacher has no classes, so nothing guides it: choose a teacher with classes"
         )
+    elif not getattr(teacher, "classes", 0) and not isinstance(objective, Pointwise):
+        found += _unguided(recipe)
     if recipe.lora and recipe.adapters:
         found.append(
             f"it would train both low-rank updates (lora = {recipe.lora}) and adapters (at most {recipe.adapters:g} of the parameters): set one of "
@@ -103,6 +107,31 @@ def misfits(recipe: Recipe, teacher: Denoiser, init: Network | None = None, size
     except WorkbenchError as error:
         found.append(f"its student's sampler does not run on the teacher's path ({str(error).rstrip('.')})")
     return found
+
+
+def _unguided(recipe: Recipe) -> list[str]:
+    """What a recipe asks of guidance that its row does not, where nothing guides the teacher."""
+    own = _scales(RECIPES[recipe.name].objective) if recipe.name in RECIPES else {}
+    given = {name: value for name, value in _scales(recipe.objective).items() if own.get(name) != value}
+    if not given:
+        return []
+    shown = ", ".join(f"{name} = {list(value) if isinstance(value, tuple) else value}" for name, value in given.items())
+    return [
+        f"guidance is set ({shown}), but this teacher has no classes, so nothing guides it: choose a teacher with classes, or leave guidance out"
+    ]
+
+
+def _scales(objective: Any) -> dict[str, Any]:
+    """The guidance that an objective asks for, by option, but for what is none."""
+    found = {}
+    for part in (objective, getattr(objective, "matching", objective)):  # rcm's second half
+        guidance = getattr(part, "guidance", None)
+        if isinstance(guidance, Guidance):
+            found |= {name: getattr(guidance, name) for name in ("real", "fake", "same", "spread")}
+        else:
+            found["guidance"] = guidance
+    asked = {name: value for name, value in found.items() if value not in NO_GUIDANCE[name]}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
 
 
 def fitting(teacher: Denoiser, data: bool = False) -> list[str]:

@@ -25,7 +25,7 @@ ROWS = (
         ),
         sampling=JUMP,
         optim={"student": Optim(lr=3e-4)},
-        points={"batch": 256, "dropout": 0.5, "source": "teacher", "gap": 0.05, "rectify": 0.1},
+        points={"batch": 256, "dropout": 0.5, "source": "teacher", "gap": 0.05, "rectify": 0.1, "momentum": 0.0},
     ),
     Recipe(
         "mdt-dist",
@@ -45,7 +45,7 @@ ROWS = (
         objective=NitroFusion(),
         sampling=ONE,
         optim={"student": Optim(lr=1e-4, betas=(0.5, 0.9)), "discriminator": Optim(lr=3e-4, betas=(0.5, 0.9), decay=0.5)},
-        points={"batch": 256, "count": 32768},
+        points={"batch": 256, "count": 32768, "matched": 0.2},
     ),
     Recipe(
         "rcm",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,14 +26,19 @@ from torch import Tensor
 
 from workbench import paths
 from workbench.denoiser import Denoiser
+from workbench.distill.checkpoint import HISTORY
 from workbench.distill.loop import Progress
+from workbench.distill.start import FOLDER as START
 from workbench.distill.start import check_matched
 from workbench.errors import WorkbenchError, check_count
 from workbench.files import read_json, write_json
 from workbench.routed import parts_of, save_routed
 
-RESULT, FAILED = "result.json", "failed.json"
+RESULT, FAILED, WARNING = "result.json", "failed.json", "warning.json"
 POLL = 0.2  # seconds between two looks at what other processes have done
+REPORT = 1.0  # seconds between two reports on students in other processes
+LEAVING = 60.0  # seconds that such a process has to keep what it has done
+TAIL = 65536  # bytes that hold the last row of a history
 CHILD = """
 from workbench.process import end_with_parent
 end_with_parent()  # before anything that takes long is imported
@@ -133,7 +140,7 @@ def distill_several(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
     check_fit(replace(recipe, objective=switches), teacher, data, init, network)
-    check_fit(host, teacher, data, init, network)
+    check_fit(get(switches.host).fitted(tuple(teacher.shape), False).configured(**rest), teacher, data, init, network)
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and run is None:
         raise WorkbenchError(f"{world} processes train the students together: give run=, a folder that all of them see.")
@@ -161,12 +168,16 @@ def distill_several(
 
 
 def _several(tasks, parts, jobs, recipe, host, folder, name, seed) -> Iterator[Progress]:
-    from workbench.distill.distill import _asked, _Measure, _plain, _samples
+    from workbench.distill.distill import _asked, _plain, _samples
+    from workbench.distill.measuring import Measure
 
     teacher, rank, world = tasks[0].teacher, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = tasks[rank::world]
     for task in mine:
-        (task.folder / FAILED).unlink(missing_ok=True)
+        for left in (FAILED, WARNING):
+            (task.folder / left).unlink(missing_ok=True)
+    if world > 1:
+        _together()
     yield from _in_processes(mine, jobs) if jobs > 1 and len(mine) > 1 else _in_turn(mine)
     while any(not _finished(task.folder) for task in tasks):
         time.sleep(POLL)
@@ -191,8 +202,8 @@ def _several(tasks, parts, jobs, recipe, host, folder, name, seed) -> Iterator[P
             "steps": max(result["steps"] for result in results), "seconds": round(sum(result["seconds"] for result in results), 1),
             "batch": results[0]["batch"], "options": _plain(tasks[0].options), "matched": tasks[0].matched,
         },
-        measure=lambda model: _Measure(
-            teacher, model, model.sampling, seed, _asked(host, teacher, model.sampling)
+        measure=lambda model: Measure(
+            teacher, model.sampling, seed, _asked(host, teacher, model.sampling)
         )(model, always=True),
     )  # fmt: skip
     losses = {f"{k}/{key}": value for k, result in enumerate(results) for key, value in result["losses"].items()}
@@ -235,7 +246,7 @@ def _in_turn(tasks: Sequence[Task]) -> Iterator[Progress]:
 
 def _in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Progress]:
     copyreg.pickle(paths.Path, lambda path: (paths.get, (path.name,)))
-    waiting, running = list(tasks), {}
+    waiting, running, reported = list(tasks), {}, time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -250,24 +261,70 @@ def _in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Progress]:
                     request.seek(0)
                     child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=request, stdout=log, stderr=log)
                     running[task.folder] = (task, child)
-            for folder, (task, process) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[folder]
-                if process.returncode and not (folder / FAILED).exists():
+            ended = [folder for folder, (_, process) in running.items() if process.poll() is not None]
+            for folder in ended:
+                task, process = running.pop(folder)
+                if not _finished(folder):
                     _fail(task, WorkbenchError(f"its process ended with {process.returncode}; see {folder / 'log.txt'}"))
-                done = len(tasks) - len(waiting) - len(running)
-                result = (
-                    read_json(folder / RESULT) if (folder / RESULT).exists() else {"steps": 0, "losses": {}, "seconds": 0.0}
-                )
-                yield Progress(
-                    result["steps"], task.steps, result["losses"], {}, result["seconds"], stage=f"students {done}/{len(tasks)}"
-                )
+            if ended or time.monotonic() - reported > REPORT:
+                yield _glance(tasks, len(tasks) - len(waiting) - len(running))
+                reported = time.monotonic()
             time.sleep(POLL if running else 0)
     finally:
         for _, process in running.values():
             process.terminate()
-            process.wait()
+        for _, process in running.values():
+            try:
+                process.wait(LEAVING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _glance(tasks: Sequence[Task], done: int) -> Progress:
+    """What students in other processes have told: the mean of their steps, everybody's losses and warnings."""
+    rows = [_last_row(task.folder) for task in tasks]
+    warned = [
+        (k, read_json(task.folder / WARNING)["warning"]) for k, task in enumerate(tasks) if (task.folder / WARNING).exists()
+    ]
+    losses = {
+        f"{k}/{name}": value for k, row in enumerate(rows) for name, value in row.items() if name not in ("step", "seconds")
+    }
+    steps = sum(row.get("step", 0) for row in rows) // len(tasks)
+    return Progress(
+        steps, tasks[0].steps, losses, {}, sum(row.get("seconds", 0.0) for row in rows),
+        stage=f"students {done}/{len(tasks)}", warning=" ".join(f"Student {k}: {text}" for k, text in warned if text),
+    )  # fmt: skip
+
+
+def _last_row(folder: File) -> dict[str, float]:
+    """The last whole row of a run's history, counted on from that of its start; empty before the first."""
+    rows = []
+    for file in (folder / START / HISTORY, folder / HISTORY):
+        if not file.exists():
+            continue
+        with open(file, "rb") as history:
+            history.seek(max(0, file.stat().st_size - TAIL))
+            lines = history.read().split(b"\n")[:-1]  # what follows the last line break is not finished
+        if lines:
+            rows.append(json.loads(lines[-1]))
+    if not rows:
+        return {}
+    return {**rows[-1], **{name: sum(row[name] for row in rows) for name in ("step", "seconds")}}
+
+
+def _together() -> None:
+    """Wait for every process of the launcher, so that none takes what an earlier launch left for news; only where it says its address."""
+    if "MASTER_ADDR" not in os.environ or not torch.distributed.is_available():
+        return
+    from torch import distributed
+
+    mine = not distributed.is_initialized()
+    if mine:
+        distributed.init_process_group("gloo")
+    distributed.barrier()
+    if mine:
+        distributed.destroy_process_group()
 
 
 def _fail(task: Task, error: Exception) -> None:
@@ -297,12 +354,20 @@ def _of(data: Any, part: Sequence[int]) -> Any:
 
 
 def main() -> None:
-    """Train the student of the request that `_in_processes` hands over as the standard input."""
+    """Train the student of the request that `_in_processes` hands over as the standard input; asked to end, keep what is done."""
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
     copyreg.pickle(paths.Path, lambda path: (paths.get, (path.name,)))
     task = pickle.load(sys.stdin.buffer)
+    run, warning = train_one(replace(task, report_seconds=task.report_seconds or REPORT)), ""
     try:
-        for _ in train_one(task):
-            pass
+        for progress in run:
+            if progress.warning != warning:
+                warning = progress.warning
+                write_json(task.folder / WARNING, {"warning": warning})
+            if asked:
+                run.close()
+                sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         _fail(task, error)
         raise

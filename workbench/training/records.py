@@ -23,6 +23,7 @@ from torch import Tensor
 from workbench import zoo
 from workbench.distill.checkpoint import CHECKPOINT, HISTORY
 from workbench.distill.recipes import Recipe, get
+from workbench.distill.start import FOLDER as START
 from workbench.errors import WorkbenchError, check_count, unknown
 from workbench.files import read_json, write_json
 
@@ -49,7 +50,8 @@ class State:
     Attributes:
         name: "preparing", "running", "paused", "stopped", "done" or "failed". sentence: the same for a person.
         step, seconds: trained so far. live_seconds: what reporting has cost, beside `seconds`.
-        losses, metrics: rows with "step" and "seconds", thinned to 400. model: name of the finished student in the zoo.
+        losses, metrics: rows with "step" and "seconds", thinned to 400; losses begin with those of the start, where the student has one.
+        model: name of the finished student in the zoo.
         warning: what is going wrong with the student, in a sentence; "" if nothing is.
     """
 
@@ -100,13 +102,12 @@ class Run:
 
     def _losses(self) -> list[dict[str, float]]:
         """Rows of losses; of a run of several students, those of all, with the student's number before each name."""
-        several = sorted(self.folder.glob(f"student-*/{HISTORY}"))
-        rows = history_of(self.folder / HISTORY)
-        for file in several:
-            k = file.parent.name.removeprefix("student-")
+        rows = losses_of(self.folder)
+        for folder in sorted(self.folder.glob("student-*")):
+            k = folder.name.removeprefix("student-")
             rows += [
                 {key if key in ("step", "seconds") else f"{k}/{key}": value for key, value in row.items()}
-                for row in history_of(file)
+                for row in losses_of(folder)
             ]
         return rows
 
@@ -324,13 +325,23 @@ def _field(part: Any, name: str) -> tuple[type | None, Any] | None:
     return next((found for one in inner if is_dataclass(one) and (found := _field(one, name))), None)
 
 
-def history_of(path: Path) -> list[dict[str, float]]:
-    """Rows of a history, thinned; what a resumed run has written again replaces what came before."""
+def losses_of(folder: Path) -> list[dict[str, float]]:
+    """Rows of losses of one student: those of its start, if it had one (`workbench.distill.start`), then its own, counted on from there."""
+    first = history_of(folder / START / HISTORY, MOST_ROWS // 2)
+    if not first:
+        return history_of(folder / HISTORY)
+    step, seconds = first[-1]["step"], first[-1]["seconds"]
+    rows = history_of(folder / HISTORY, MOST_ROWS // 2)
+    return first + [{**row, "step": row["step"] + step, "seconds": round(row["seconds"] + seconds, 3)} for row in rows]
+
+
+def history_of(path: Path, most: int = MOST_ROWS) -> list[dict[str, float]]:
+    """Rows of a history, thinned to `most`; what a resumed run has written again replaces what came before."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    every = max(1, math.ceil(len(lines) / MOST_ROWS))
+    every = max(1, math.ceil(len(lines) / most))
     rows: list[dict[str, float]] = []
     for k, line in enumerate(lines):
         if k % every and k != len(lines) - 1:

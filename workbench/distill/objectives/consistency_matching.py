@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,14 +13,19 @@ from torch import Tensor
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.critics import FakeScore
-from workbench.distill.objectives.distributional import Distributional, Guidance
+from workbench.distill.objectives.distributional import Distributional
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.parts import L2
 from workbench.distill.objectives.pointwise import Pointwise
 from workbench.distill.objectives.targets import TrigTangent
-from workbench.distill.objectives.times import Noisy
+from workbench.distill.objectives.times import Noisy, check_share
 from workbench.errors import WorkbenchError, check_count
 from workbench.paths import Path
+
+
+def _check_shift(shift: float) -> None:
+    if not 0 < shift < math.inf:
+        raise WorkbenchError(f"shift is {shift}, but must be a positive number; 1 leaves times as they are.")
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class Shifted:
     """RENOISE: shift u / (1 + (shift - 1) u), u ~ U(0, 1): noisier than uniform for a shift above 1 (rCM: 5)."""
 
     shift: float = 5.0
+
+    def __post_init__(self):
+        _check_shift(self.shift)
 
     def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
         u = torch.rand(n, generator=rng, device=rng.device).double()
@@ -47,6 +56,7 @@ class RandomSimulation(BackSimulation):
     def __post_init__(self):
         super().__post_init__()
         check_count("most", self.most)
+        _check_shift(self.shift)
 
     def __call__(
         self, student: Network, shape: tuple[int, ...], cond: Tensor | None, rng: torch.Generator, like: Any = None,
@@ -88,6 +98,7 @@ class ConsistencyMatching:
                 f"consistency_scale and matching_scale are {self.consistency_scale} and {self.matching_scale}, but must be weights "
                 "from 0, not both 0."
             )
+        check_share("dropout", self.dropout)
 
     @property
     def target(self) -> Any:
@@ -101,6 +112,18 @@ class ConsistencyMatching:
             self.matching_scale > 0 and self.matching.needs_data
         )
 
+    @property
+    def matching_part(self) -> Distributional:
+        """The distributional part, with the guidance and dropout that both have."""
+        guidance = self.matching.guidance
+        if self.guidance is not None:
+            guidance = replace(guidance, real=self.guidance)
+        return replace(self.matching, guidance=guidance, dropout=self.dropout)
+
+    def misfits(self, teacher: Denoiser) -> list[str]:
+        """Why it cannot be trained."""
+        return self.matching_part.misfits(teacher) if self.matching_scale else []
+
     def bind(self, teacher: Denoiser, student: Network) -> BoundConsistencyMatching:
         """The objective for this teacher and student."""
         return BoundConsistencyMatching(self, teacher, student)
@@ -113,15 +136,12 @@ class BoundConsistencyMatching:
 
     def __init__(self, switches: ConsistencyMatching, teacher: Denoiser, student: Network):
         self.switches, self.student = switches, student
-        shared = {"dropout": switches.dropout}
         self.consistency = self.matching = None
         if switches.consistency_scale:
-            self.consistency = replace(switches.consistency, guidance=switches.guidance, **shared).bind(teacher, student)
+            part = replace(switches.consistency, guidance=switches.guidance, dropout=switches.dropout)
+            self.consistency = part.bind(teacher, student)
         if switches.matching_scale:
-            guidance = switches.matching.guidance
-            if switches.guidance is not None:
-                guidance = replace(guidance if isinstance(guidance, Guidance) else Guidance(), real=switches.guidance)
-            self.matching = replace(switches.matching, guidance=guidance, **shared).bind(teacher, student)
+            self.matching = switches.matching_part.bind(teacher, student)
         self.parts = [part for part in (self.consistency, self.matching) if part is not None]
         self.players = {name: player for part in self.parts for name, player in part.players.items()}
         self.frozen = {name: module for part in self.parts for name, module in part.frozen.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.distill.objectives.divergences import DIVERGENCES
+from workbench.errors import WorkbenchError
 from workbench.paths import per_sample
 
 
@@ -42,6 +43,10 @@ class HuberGap:
     c: float = 1e-3
     graph: ClassVar[bool] = False
 
+    def __post_init__(self):
+        if not 0 <= self.c < math.inf:
+            raise WorkbenchError(f"c is {self.c}, but is the width of a pseudo-Huber distance, a number from 0.")
+
     def __call__(self, x: Tensor, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
         error = x - (x + real - fake).detach()
         return (per_sample(weight, x) * ((error.square() + self.c**2).sqrt() - self.c)).mean()
@@ -58,6 +63,10 @@ class ScoreIdentity:
     alpha: float = 1.2
     graph: ClassVar[bool] = True
 
+    def __post_init__(self):
+        if not math.isfinite(self.alpha):
+            raise WorkbenchError(f"alpha is {self.alpha}, but must be a finite number, such as 1.2.")
+
     def __call__(self, x: Tensor, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
         delta = real - fake
         return (weight * _dot(delta, (real - x) - self.alpha * delta)).mean()
@@ -73,6 +82,12 @@ class ImplicitMatching:
 
     c: float | None = 0.1
     graph: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.c is not None and not 0 <= self.c < math.inf:
+            raise WorkbenchError(
+                f"c is {self.c}, but is the width of a pseudo-Huber distance, a number from 0; None is the squared distance."
+            )
 
     def __call__(self, x: Tensor, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
         y, e = fake - real, fake - x
@@ -112,6 +127,12 @@ class PerSampleL1:
     """WEIGHT 1 / mean |x - teacher's x0 estimate| of each sample (DMD, arXiv 2311.18828, eq. 8), floored."""
 
     floor: float = 1e-3
+
+    def __post_init__(self):
+        if not 0 <= self.floor < math.inf:
+            raise WorkbenchError(
+                f"floor is {self.floor}, but bounds a distance from below: give a number from 0, such as 1e-3."
+            )
 
     def __call__(self, x: Tensor, real: Tensor, alpha: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
         return 1 / (x - real).detach().abs().flatten(1).mean(1).clamp_min(self.floor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,6 +54,8 @@ class ShiftedTeacher:
     def __post_init__(self):
         if not 0 <= self.eta < 1:
             raise WorkbenchError(f"eta is {self.eta}, but the teacher is shifted by a share from 0 to below 1 of the time.")
+        if not 0 <= self.low < 1:
+            raise WorkbenchError(f"low is {self.low}, but is the noise level that is not shifted, from 0 to below 1.")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class CriticHead:
     def __post_init__(self):
         if not 0 < self.judged <= 1:
             raise WorkbenchError(f"judged is {self.judged}, but is a share of the batch, above 0 and at most 1.")
+        for name, said in (("weight", "the weight of gan"), ("critic_weight", "critic_weight")):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise WorkbenchError(
+                    f"{said} is {getattr(self, name)}, but must be a number from 0; gan=0 leaves the term out."
+                )
 
     def count(self, n: int) -> int:
         """How many of n samples are judged."""

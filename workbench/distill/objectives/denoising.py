@@ -22,10 +22,10 @@ def denoising_error(network: Network, x: Tensor, eps: Tensor, t: Tensor, cond: T
     return error.square().flatten(1).mean(1)
 
 
-def denoising_loss(network: Network, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
-    """The same at times of a logistic normal law and fresh noise, (n,)."""
+def denoising_loss(network: Network, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same (n,) at times of a logistic normal law and fresh noise, and those times (n,)."""
     t = logit_normal(len(x), rng).double()
-    return denoising_error(network, x, normal(x.shape, rng), t, cond)
+    return denoising_error(network, x, normal(x.shape, rng), t, cond), t
 
 
 def beside(teacher: Denoiser, student: Network) -> tuple[Network, bool]:

@@ -5,6 +5,7 @@ Diff-Instruct (arXiv 2305.18455), DMD2 (arXiv 2405.14867), SiD (arXiv 2404.04057
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,11 +14,13 @@ from workbench.distill.objectives.cores import ExpandedDivergence, PerSampleL1, 
 from workbench.distill.objectives.critics import CriticHead, FakeScore
 from workbench.distill.objectives.distributional_turns import BoundDistributional
 from workbench.distill.objectives.divergences import Ratio
-from workbench.distill.objectives.levels import AnyCount, BackSimulation, Clean
-from workbench.distill.objectives.pairs import Pairs
+from workbench.distill.objectives.levels import AnyCount, BackSimulation, Clean, check_renoise, crossed
+from workbench.distill.objectives.pairs import KeyPoints, Pairs
+from workbench.distill.objectives.policy import gradient_misfits, reward_misfits
 from workbench.distill.objectives.rewards import Reward
+from workbench.distill.objectives.times import check_share
 from workbench.errors import WorkbenchError
-from workbench.samplers.sample import Sampling
+from workbench.samplers.sample import Sampling, default_sampling
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,27 @@ class Guidance:
     decoupled: bool = False
     matching: float = 1.0
 
+    def __post_init__(self):
+        for name in ("real", "fake", "matching"):
+            value = getattr(self, name)
+            if not (name == "real" and value is None) and not math.isfinite(value):
+                raise WorkbenchError(f"{name} is {value}, but guidance is set by finite numbers; a scale of 1 is none.")
+        if self.spread is not None:
+            try:
+                low, high = (float(end) for end in self.spread)
+            except (TypeError, ValueError):
+                low = high = math.nan
+            if not -math.inf < low <= high < math.inf:
+                raise WorkbenchError(
+                    f"spread is {self.spread!r}, but must be 2 numbers or None: the lowest and the highest scale, such as (0.5, 4.0)."
+                )
+
+    def asked(self, own: float) -> tuple[float, ...]:
+        """The scales that the critic is asked at; `own` is the teacher's setting."""
+        if not self.same or self.decoupled:
+            return (self.fake,)
+        return self.spread if self.spread is not None else (own if self.real is None else self.real,)
+
     def given(self, value: Any) -> Any:
         """The part for the teacher's scale alone."""
         return replace(self, real=float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
@@ -53,6 +77,25 @@ class Regression:
 
     pairs: Pairs = field(default_factory=Pairs)
     weight: float = 0.25
+
+    def __post_init__(self):
+        if not isinstance(self.pairs, Pairs) or isinstance(self.pairs, KeyPoints):
+            raise WorkbenchError(f"pairs is {self.pairs!r}, but must be Pairs(...); regression=None leaves the term out.")
+        if self.pairs.inverted:
+            raise WorkbenchError(
+                f"inverted is {self.pairs.inverted}, but this regression is on the teacher's answers to noise: leave it at 0."
+            )
+        if not 0 <= self.weight < math.inf:
+            raise WorkbenchError(f"the weight of regression is {self.weight}, but must be a number from 0.")
+
+
+def reward_part(value: Any) -> Reward:
+    """The part for a function, "class", or a part; raises WorkbenchError for anything else."""
+    value = Reward().given(value)
+    part = value if isinstance(value, Reward) else Reward(value)  # which says what is wrong with it
+    if not math.isfinite(part.weight):
+        raise WorkbenchError(f"the weight of the reward is {part.weight}, but must be a finite number.")
+    return part
 
 
 @dataclass(frozen=True)
@@ -85,7 +128,9 @@ class Distributional:
         for name, part in (("guidance", Guidance()), ("gan", CriticHead()), ("inputs", BackSimulation()), ("ratio", Ratio())):
             object.__setattr__(self, name, part.given(getattr(self, name)))
         if self.reward is not None:
-            object.__setattr__(self, "reward", Reward().given(self.reward))
+            object.__setattr__(self, "reward", reward_part(self.reward))
+        check_renoise(self.renoise)
+        check_share("dropout", self.dropout)
         if self.ratio is not None and self.gan is None:
             raise WorkbenchError(
                 "a divergence is read from a discriminator's ratio, and there is none: set gan to the weight of its term, such as 1e-3."
@@ -112,7 +157,7 @@ class Distributional:
     @property
     def needs_data(self) -> bool:
         """Whether training looks at real samples."""
-        return self.gan is not None
+        return self.gan is not None or self.inputs.needs_data
 
     @property
     def critics(self) -> int:
@@ -128,6 +173,33 @@ class Distributional:
     def sampling(self) -> Sampling | None:
         """How a student must be run that takes two times; None for as the recipe says."""
         return Sampling("flow_map", len(self.inputs.times)) if self.inputs.told else None
+
+    def misfits(self, teacher: Denoiser) -> list[str]:
+        """Why it cannot be trained."""
+        found = [*crossed(self.renoise), *(self._unlearned(teacher) if getattr(teacher, "classes", 0) else [])]
+        if self.reward is not None:
+            found += reward_misfits(self.reward.function, teacher) or gradient_misfits(self.reward.function, teacher)
+        return found
+
+    def _unlearned(self, teacher: Denoiser) -> list[str]:
+        """What the critic is asked and never learns: labels, or none."""
+        if not isinstance(self.critic, FakeScore):
+            return []
+        takes_scale = bool(getattr(teacher, "guidance_input", None))  # it will be fixed at one, and not guided again
+        guidance = replace(self.guidance, real=1.0) if takes_scale else self.guidance
+        scales = guidance.asked(default_sampling(teacher).guidance)
+        shown = "a guidance scale of " + " to ".join(f"{scale:g}" for scale in scales)
+        if not self.critic.conditional and any(scale != 0 for scale in scales):
+            return [
+                f"its critic is asked with labels, at {shown}, and conditional=False trains it without: set conditional=True, or "
+                "fake=0 and same=False"
+            ]
+        if self.critic.conditional and self.dropout == 0 and any(scale != 1 for scale in scales):
+            return [
+                f"its critic is asked without labels too, at {shown}, and dropout=0 trains it with labels alone: set dropout above 0, such "
+                "as 0.1, or fake=1 and same=False"
+            ]
+        return []
 
     def bind(self, teacher: Denoiser, student: Network) -> BoundDistributional:
         """The objective for this teacher and student; the critic starts as the teacher where that is a network like the student."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.denoiser import Denoiser, Guided, Network
+from workbench.denoiser import Denoiser, Guided, Network, Scaled
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.cores import ExpandedDivergence
 from workbench.distill.objectives.critics import Critic, Drawn, FakeScore, ShiftedTeacher, held, told
@@ -289,5 +289,5 @@ def labels_of(batch: Batch, cond: Tensor | None) -> Tensor | None:
 
 
 def scale_of(model: Denoiser) -> float:
-    """The guidance scale that a model is wrapped with; 1 for none."""
-    return model.scale if isinstance(model, Guided) else 1.0
+    """The guidance scale that a model is asked at, by its wrapper; 1 for none."""
+    return model.scale if isinstance(model, (Guided, Scaled)) else 1.0

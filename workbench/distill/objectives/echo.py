@@ -13,6 +13,7 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.denoising import copied, denoising_loss, features_of
+from workbench.distill.objectives.divergences import binned
 from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.parts import drop_labels, guided, normal
 from workbench.errors import WorkbenchError
@@ -139,13 +140,14 @@ class BoundEcho:
 
     def _teach(self, real: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         n, switches = len(real), self.switches
-        concept = denoising_loss(self.teacher, real, self.new(n, rng), rng).mean()
-        loss, parts = concept, {"concept": concept.detach()}
+        error, t = denoising_loss(self.teacher, real, self.new(n, rng), rng)
+        loss = error.mean()
+        parts = {"concept": loss.detach(), **binned("loss", error, t)}
         if switches.echo:
             with torch.no_grad():
                 made = self.generate(self.new(n, rng), rng)
                 made = made[self.logits(made, rng).topk(max(1, round(switches.best * n))).indices]
-            echoed = denoising_loss(self.teacher, made, self.new(len(made), rng), rng).mean()
+            echoed = denoising_loss(self.teacher, made, self.new(len(made), rng), rng)[0].mean()
             loss, parts["echo"] = loss + switches.echo * echoed, echoed.detach()
         if switches.keep:
             cond = self.old(n, rng)

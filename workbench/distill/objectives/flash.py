@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,12 +16,14 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.critics import FakeScore, held
-from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.distributional import Distributional, reward_part
 from workbench.distill.objectives.distributional_turns import BoundDistributional, Made, labels_of
 from workbench.distill.objectives.judging import reliability
 from workbench.distill.objectives.levels import BackSimulation
 from workbench.distill.objectives.parts import drop_labels, normal
+from workbench.distill.objectives.policy import reward_misfits
 from workbench.distill.objectives.rewards import Reward
+from workbench.distill.objectives.times import check_share
 from workbench.errors import WorkbenchError, check_count
 
 
@@ -54,14 +58,32 @@ class Flash(Distributional):
         check_count("candidates", self.candidates, 2)
         check_count("preferences", self.preferences)
         if self.preference is not None:
-            object.__setattr__(self, "preference", Reward().given(self.preference))
+            object.__setattr__(self, "preference", reward_part(self.preference))
         if not 0 <= self.split < 1 or not 0 < self.near <= 1:
             raise WorkbenchError(f"Flash-DMD needs 0 <= split < 1 and 0 < near <= 1, not {self.split} and {self.near}.")
+        if not 0 <= self.adversary < math.inf:
+            raise WorkbenchError(f"adversary is {self.adversary}, but is the weight of a term, a number from 0.")
+        if not 0 < self.beta < math.inf:
+            raise WorkbenchError(f"beta is {self.beta}, but must be a positive number.")
+        check_share("begins", self.begins)
 
     @property
     def needs_data(self) -> bool:
         """Whether training looks at real samples."""
-        return self.gan is not None or any(t <= self.split for t in self.inputs.times)
+        return super().needs_data or any(t <= self.split for t in self.inputs.times)
+
+    def misfits(self, teacher: Denoiser) -> list[str]:
+        """Why it cannot be trained."""
+        found = super().misfits(teacher)
+        if self.preference is None:
+            return found
+        if not any(t > self.split and s > 0 for t, s in itertools.pairwise((*self.inputs.times, 0.0))):
+            found.append(
+                f"a preference tells the next states of noisy steps apart, and this student, asked at {self.inputs.times}, has one step or "
+                f"none above split={self.split:g}: give inputs more steps, such as inputs=4, or lower split"
+            )
+        wrong = reward_misfits(self.preference.function, teacher)
+        return found + [said.replace("pass reward=", "pass preference=") for said in wrong]
 
     def bind(self, teacher: Denoiser, student: Network) -> BoundFlash:
         """The objective for this teacher and student."""
@@ -105,7 +127,7 @@ class BoundFlash(BoundDistributional):
             cond = torch.randint(self.student.classes, (batch.size,), generator=rng, device=rng.device)
         cond = drop_labels(cond, self.switches.dropout, rng)
         among = (self.low if self.clean else self.high) if self.moves else None
-        z, t = self.switches.inputs(self.student, (batch.size, *self.student.shape), cond, rng, None, among)
+        z, t = self.switches.inputs(self.student, (batch.size, *self.student.shape), cond, rng, batch.x0, among)
         x = self.student(z, t, cond)
         return Made(x, cond, t, x, 0.0)
 
@@ -148,7 +170,7 @@ class BoundFlash(BoundDistributional):
         steps = [k for k in self.high if times[k + 1] > 0]
         if not steps:
             raise WorkbenchError("a preference tells next states apart, and this student has one step: give inputs more.")
-        z, t = switches.inputs(student, (n, *student.shape), cond, rng, None, steps)
+        z, t = switches.inputs(student, (n, *student.shape), cond, rng, None if batch.x0 is None else batch.x0[:n], steps)
         s = times[times.index(t) + 1]
         mean = path.alpha(s) * student(z, t, cond)
         with torch.no_grad():

@@ -16,8 +16,9 @@ from workbench.distill.objectives.critics import held
 from workbench.distill.objectives.denoising import beside, denoising_error
 from workbench.distill.objectives.divergences import binned, gaps
 from workbench.distill.objectives.flow_matching import logit_normal
-from workbench.distill.objectives.levels import levels
+from workbench.distill.objectives.levels import check_renoise, crossed, levels
 from workbench.distill.objectives.parts import guided, normal
+from workbench.distill.objectives.times import check_share
 from workbench.errors import WorkbenchError, check_count
 from workbench.samplers.sample import Sampling
 
@@ -62,6 +63,9 @@ class ScoreForgetting:
             raise WorkbenchError(f"share is {self.share}, but is a part of the batch, between 0 and 1.")
         for one in self.forgotten:
             check_count("forget", one, 0)
+        check_count("override", self.override, NONE)
+        check_renoise(self.renoise)
+        check_share("dropout", self.dropout)
 
     @property
     def forgotten(self) -> tuple[int, ...]:
@@ -81,8 +85,10 @@ class ScoreForgetting:
         if len(self.forgotten) == classes:
             return ["every class is to be forgotten, so no other can stand for them: keep one"]
         if self.override in self.forgotten or self.override >= classes:
-            return [f"override is {self.override}, but must be a class of the teacher that is kept"]
-        return []
+            return [
+                f"override is {self.override}, but must be a class of the teacher that is kept, from 0 to {classes - 1}, or -1 for the lowest"
+            ]
+        return crossed(self.renoise)
 
     def bind(self, teacher: Denoiser, student: Network) -> BoundScoreForgetting:
         """The objective for this teacher and student; the critic starts as the teacher where that is a network like the student."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -19,6 +20,29 @@ ROUTES = ("renoise", "ode")
 FLOOR, GAP = 0.02, 0.01
 
 
+def check_bounds(name: str, value: Any, example: str = "(0.02, 0.98)", part: str = "") -> None:
+    """Raises WorkbenchError unless the value is two noise levels, 0 <= low < high <= 1."""
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not 0 <= low < high <= 1:
+        raise WorkbenchError(
+            f"{name} is {value!r}, but must be two noise levels (low, high), 0 <= low < high <= 1, such as {example}{part}."
+        )
+
+
+def check_renoise(value: Any) -> None:
+    """Raises WorkbenchError unless the value is a RENOISE part, or two noise levels that stand for one."""
+    if not callable(value) or isinstance(value, type):
+        check_bounds("renoise", value, part=", or a part such as LogNormalLevels()")
+
+
+def crossed(renoise: Any) -> list[str]:
+    """Which bounds of a RENOISE part do not rise; asked when all are set, since options are set one after the other."""
+    return renoise.crossed() if hasattr(renoise, "crossed") else []
+
+
 @dataclass(frozen=True)
 class BackSimulation:
     """INPUT: the student's own chain at these times; one step of it, drawn at random, gets the gradient (DMD2, arXiv 2405.14867, section 4.5).
@@ -32,6 +56,7 @@ class BackSimulation:
     times: tuple[float, ...] = (1.0,)
     route: str = "renoise"
     told: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "times", tuple(self.times))
@@ -75,6 +100,30 @@ class BackSimulation:
 
 
 @dataclass(frozen=True)
+class NoisedReal(BackSimulation):
+    """INPUT: real samples, noised to one of the times, in place of the student's own chain.
+
+    In training the student then meets states that it never makes, and in sampling makes states that it has not met: the mismatch that back-
+    simulation is for (DMD2, arXiv 2405.14867, section 4.5).
+    """
+
+    needs_data: ClassVar[bool] = True
+
+    def __call__(
+        self, student: Network, shape: tuple[int, ...], cond: Tensor | None, rng: torch.Generator, like: Any = None,
+        among: Sequence[int] | None = None,
+    ) -> tuple[Tensor, float]:  # fmt: skip
+        """Return (x_t, t) of the real samples `like` (n, ...); t is a float shared by the batch, one of the steps `among`."""
+        if like is None:
+            raise WorkbenchError(
+                "these inputs are noised real samples: pass data=..., or leave inputs at the student's own chain."
+            )
+        noise, among = normal(shape, rng), range(len(self.times)) if among is None else among
+        t = self.times[among[int(torch.randint(len(among), (1,), generator=rng, device=rng.device))]]
+        return student.path.mix(like, noise, torch.full((len(like),), t, dtype=torch.float64, device=like.device)), t
+
+
+@dataclass(frozen=True)
 class Told(BackSimulation):
     """As `BackSimulation`, of a student that takes the end of its step as a second time."""
 
@@ -94,6 +143,7 @@ class AnyCount:
 
     counts: tuple[int, ...] = (1, 2, 4)
     told: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "counts", tuple(self.counts))
@@ -205,6 +255,12 @@ class LogNormalLevels:
     mean: float = -1.2
     std: float = 1.2
 
+    def __post_init__(self):
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise WorkbenchError(
+                f"mean is {self.mean} and std {self.std}, but log(sigma / alpha) needs a finite mean and a positive std, such as -1.2 and 1.2."
+            )
+
     def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
         return path.time(-(self.mean + self.std * torch.randn(n, generator=rng, device=rng.device).double()))
 
@@ -217,6 +273,21 @@ class KarrasLevels:
     low: float = 0.002
     high: float = 80.0
     power: float = 7.0
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise WorkbenchError(f"share is {self.share}, but is a share of the levels, above 0 and at most 1.")
+        for name in ("low", "high", "power"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise WorkbenchError(f"{name} is {getattr(self, name)}, but must be a positive number.")
+
+    def crossed(self) -> list[str]:
+        """Why its bounds are none."""
+        return (
+            []
+            if self.low < self.high
+            else [f"sigma / alpha is to be drawn from {self.low:g} up to {self.high:g}: set low below high"]
+        )
 
     def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
         u = self.share * torch.rand(n, generator=rng, device=rng.device).double()
@@ -235,6 +306,24 @@ class Annealed:
     low: tuple[float, float] = (0.5, 0.02)
     high: tuple[float, float] = (0.98, 0.5)
     until: float = 0.5
+
+    def __post_init__(self):
+        for name in ("low", "high"):
+            start, end = getattr(self, name)
+            if not (0 <= start <= 1 and 0 <= end <= 1):
+                raise WorkbenchError(
+                    f"{name} is {getattr(self, name)}, but must be the noise level at the start and that at the end, from 0 to 1."
+                )
+        if not 0 < self.until <= 1:
+            raise WorkbenchError(f"until is {self.until}, but is a share of the run, above 0 and at most 1.")
+
+    def crossed(self) -> list[str]:
+        """Why its bounds are none."""
+        return [
+            f"noise levels are to be drawn from {low:g} up to {high:g} at the run's {when}: set low below high"
+            for low, high, when in zip(self.low, self.high, ("start", "end"), strict=True)
+            if not low < high
+        ]
 
     def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
         done = min(1.0, progress / self.until)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
+from workbench.distill.objectives.divergences import gaps
 from workbench.distill.objectives.extras import Extra
 from workbench.distill.objectives.flow_matching import logit_normal
 from workbench.distill.objectives.maps import average_velocity, from_average, tau_of, velocity
@@ -20,12 +23,22 @@ from workbench.errors import WorkbenchError
 from workbench.paths import Path, per_sample
 
 
+def _check_law(part: Any) -> None:
+    if not (math.isfinite(part.mean) and 0 < part.std < math.inf):
+        raise WorkbenchError(
+            f"mean is {part.mean} and std {part.std}, but a logit-normal law needs a finite mean and a positive std, such as 1 and 1."
+        )
+
+
 @dataclass(frozen=True)
 class LogitNormal:
     """t logit-normal, s = 0 (MDT-dist: mean 1, std 1)."""
 
     mean: float = 1.0
     std: float = 1.0
+
+    def __post_init__(self):
+        _check_law(self)
 
     def __call__(self, n: int, progress: float, rng: torch.Generator, path: Path | None = None) -> Times:
         t = logit_normal(n, rng, self.mean, self.std).double().clamp(T_MIN, 1.0)
@@ -80,6 +93,7 @@ class VelocityDistillation:
     def __post_init__(self):
         for name in ("share", "begins"):
             check_share(name, getattr(self, name))
+        _check_law(self)
 
     def bind(self, bound) -> Extra:
         """This term for an objective.
@@ -105,16 +119,16 @@ class _BoundVelocityDistillation(Extra):
         noise = student.path.sigma(1.0) * normal((n, *student.shape), rng)
         u = average_velocity(student, noise, one, torch.zeros_like(one), cond)
         made = from_average(student.path, noise, one, u).detach()
-        apart = self.apart(made, cond, batch.progress, rng)
+        apart, t = self.apart(made, cond, batch.progress, rng)
         value = part.weight * (apart + u - u.detach()).square().mean()
-        return value, {"apart": apart.square().mean().sqrt()}
+        return value, gaps(apart, t)
 
     @torch.no_grad()
-    def apart(self, made: Tensor, cond: Tensor | None, progress: float, rng: torch.Generator) -> Tensor:
-        """R at fresh noise levels, without gradient."""
+    def apart(self, made: Tensor, cond: Tensor | None, progress: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """R, without gradient, and the fresh noise levels (n,) that it is taken at."""
         student = self.bound.student
         t = logit_normal(len(made), rng, self.switches.mean, self.switches.std).double().clamp(T_MIN, 1 - T_MIN)
         x_t = student.path.mix(made, normal(made.shape, rng), t)
         point = Point(x_t, t, torch.zeros_like(t), cond, progress=progress)
         u, wanted = self.bound.switches.target.velocities(self.bound.teacher, student, point)
-        return u - wanted
+        return u - wanted, t

@@ -6,6 +6,7 @@ Consistency sampling draws x_s from N(alpha_s f(x_t, t), sigma_s^2) and ends wit
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.parts import drop_labels, normal
 from workbench.distill.objectives.rewards import CLASS, Reward
+from workbench.distill.objectives.times import check_share
 from workbench.errors import WorkbenchError, check_count, unknown
 from workbench.paths import Path, per_sample
 from workbench.samplers.sample import Sampling
@@ -54,8 +56,25 @@ def one_of(judges: Sequence[Judge], rng: torch.Generator) -> Judge:
 
 def reward_misfits(reward: Any, teacher: Denoiser) -> list[str]:
     """What is wrong with the rewards, tried on two samples of noise; empty if nothing is seen to be."""
+    return _tried(lambda x, cond: _flawed(reward, teacher, x, cond), teacher)
+
+
+def gradient_misfits(reward: Any, teacher: Denoiser) -> list[str]:
+    """Why a reward, which `reward_misfits` has nothing against, cannot be climbed: it has no gradient in the samples."""
+    return _tried(lambda x, cond: _flat(reward, teacher, x, cond), teacher)
+
+
+def _tried(trial: Callable[[Tensor, Tensor | None], list[str]], teacher: Denoiser) -> list[str]:
+    """What a trial on noise finds; nothing if a reward that lives on an accelerator does there."""
     x = torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(0))
     cond = torch.zeros(2, dtype=torch.long) if getattr(teacher, "classes", 0) else None
+    found = trial(x, cond)
+    if found and torch.cuda.is_available() and not trial(x.cuda(), None if cond is None else cond.cuda()):
+        return []
+    return found
+
+
+def _flawed(reward: Any, teacher: Denoiser, x: Tensor, cond: Tensor | None) -> list[str]:
     try:
         for judge in judges(reward, teacher):
             judge(x, cond)
@@ -64,6 +83,24 @@ def reward_misfits(reward: Any, teacher: Denoiser) -> list[str]:
     except Exception as error:
         return [f"the reward raised {type(error).__name__} ({error}) for samples {tuple(x.shape)}"]
     return []
+
+
+def _flat(reward: Any, teacher: Denoiser, x: Tensor, cond: Tensor | None) -> list[str]:
+    x = x.detach().requires_grad_()
+    try:
+        value = Reward(reward).bind(teacher)(x, cond).sum()
+        if value.requires_grad and torch.autograd.grad(value, x, allow_unused=True)[0] is not None:
+            return []
+        said = "has no gradient in the samples"
+    except WorkbenchError:  # NaN, as above
+        return []
+    except Exception as error:
+        said = f"raised {type(error).__name__} ({error}) where its gradient in the samples was asked for"
+    name = getattr(reward, "__name__", type(reward).__name__)
+    return [
+        f"the reward {name} {said}, and this recipe climbs it: compute it by differentiable torch operations, without detach() or "
+        "no_grad(), or take rlcm or pso, which learn from any reward"
+    ]
 
 
 class Steps(NamedTuple):
@@ -187,6 +224,10 @@ class PolicyGradient:
             raise WorkbenchError(f"least is {self.least}, more than the {self.size} rewards that are remembered.")
         if self.rule not in RULES:
             raise unknown("rule", self.rule, RULES)
+        for name in ("clip", "most", "eta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise WorkbenchError(f"{name} is {getattr(self, name)}, but must be a positive number.")
+        check_share("dropout", self.dropout)
 
     @property
     def sampling(self) -> Sampling:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.loop import Batch
 from workbench.distill.objectives.denoising import beside, copied, denoising_error, denoising_loss
+from workbench.distill.objectives.divergences import binned, gaps
+from workbench.distill.objectives.levels import check_bounds
 from workbench.distill.objectives.parts import drop_labels, guided, normal
 from workbench.distill.objectives.policy import (
     Steps,
@@ -26,6 +28,7 @@ from workbench.distill.objectives.policy import (
     times_of,
 )
 from workbench.distill.objectives.rewards import CLASS
+from workbench.distill.objectives.times import check_share
 from workbench.errors import WorkbenchError, check_count
 from workbench.paths import per_sample
 from workbench.samplers.sample import Sampling
@@ -79,6 +82,7 @@ class PairwiseOptimisation:
             raise WorkbenchError(f"beta is {self.beta}, but must be positive.")
         if not 0 < self.clip < 1:
             raise WorkbenchError(f"clip is {self.clip}, but must lie between 0 and 1.")
+        check_share("dropout", self.dropout)
 
     @property
     def needs_data(self) -> bool:
@@ -144,13 +148,13 @@ class BoundPairwiseOptimisation:
         worse = roll(self.student, self.times, cond, batch.size, rng).final
         at = torch.tensor(self.times[:-1], dtype=torch.float64, device=rng.device)
         t = at[torch.randint(len(at), (batch.size,), generator=rng, device=rng.device)]
-        eps, gaps = normal(batch.x0.shape, rng), []
+        eps, eased = normal(batch.x0.shape, rng), []
         for x in (batch.x0, worse):
             now = denoising_error(self.student, x, eps, t, cond)
             with torch.no_grad():
                 before = denoising_error(self.reference, x, eps, t, cond)
-            gaps.append(before - now)
-        logits = self.switches.beta * (gaps[0] - gaps[1])
+            eased.append(before - now)
+        logits = self.switches.beta * (eased[0] - eased[1])
         return F.softplus(-logits).mean(), {"preferred": (logits > 0).float().mean()}
 
 
@@ -184,6 +188,8 @@ class PreferenceDistillation:
 
     def __post_init__(self):
         check_count("evaluations", self.evaluations, 1, 64)
+        check_bounds("renoise", self.renoise)
+        check_share("dropout", self.dropout)
         if not 0 <= self.loser <= 1:
             raise WorkbenchError(
                 f"loser is {self.loser}, but must lie from 0 to 1: a larger weight drives samples away for good."
@@ -249,7 +255,8 @@ class BoundPreferenceDistillation:
             with torch.no_grad():
                 self.drawn = self.pair(batch, rng)[:3]
         critic, x = (self.winner, self.drawn[0]) if player == "winner" else (self.loser, self.drawn[1])
-        return denoising_loss(critic, x, self.drawn[2], rng).mean(), {}
+        error, t = denoising_loss(critic, x, self.drawn[2], rng)
+        return error.mean(), binned("loss", error, t)
 
     def gaps(self, x_w: Tensor, x_l: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """1/2 |x - sg(x + delta)|^2 of the winners, with the sign of delta turned for the losers."""
@@ -263,9 +270,9 @@ class BoundPreferenceDistillation:
             with torch.no_grad():
                 x_t = self.path.mix(x, eps, t)
                 delta = self.teacher(x_t, t, cond).to(x) - critic(x_t, t, cond)
+                parts |= {f"{name}/{key}": value for key, value in gaps(delta, t).items()}
                 size = delta.flatten(1).norm(dim=1)
                 delta = delta if most is None else delta * per_sample((most / size.clamp_min(1e-12)).clamp_max(1), delta)
                 most = size
             loss = loss + weight * 0.5 * (x - (x + sign * delta).detach()).square().mean()
-            parts[f"gap {name}"] = delta.square().mean().sqrt()
         return loss, parts

@@ -15,8 +15,11 @@ from workbench.distill.loop import Batch
 from workbench.distill.objectives.adversarial import Judge
 from workbench.distill.objectives.control import low_resolution
 from workbench.distill.objectives.denoising import features_of
+from workbench.distill.objectives.divergences import gaps
 from workbench.distill.objectives.judging import reliability
+from workbench.distill.objectives.levels import check_bounds
 from workbench.distill.objectives.parts import drop_labels, guided, normal
+from workbench.distill.objectives.times import check_share
 from workbench.errors import WorkbenchError, check_count
 from workbench.networks.adapter import silence
 from workbench.networks.embedding import TimeEmbedding
@@ -96,6 +99,9 @@ class SuperResolution:
         check_count("solver_steps", self.solver_steps)
         if not (self.score >= 0 and self.gan >= 0):
             raise WorkbenchError(f"score is {self.score} and gan {self.gan}, but weights are numbers from 0.")
+        check_bounds("levels", self.levels, "(0.02, 0.3)")
+        for name in ("free", "dropout"):
+            check_share(name, getattr(self, name))
 
     def hint(self, x: Tensor) -> Tensor:
         """The low-resolution picture of samples."""
@@ -141,14 +147,15 @@ class BoundSuperResolution:
             last = frame.x
         return last
 
-    def score(self, x_s: Tensor, x_t: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
-        """HSD: its gradient in x_s is the difference of the residuals over the dimensions; 0 where both are equal."""
+    def score(self, x_s: Tensor, x_t: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """HSD, and its gap by noise level: the gradient in x_s is that difference of residuals over the dimensions; 0 where both are equal."""
         low, high = self.switches.levels
         t = low + (high - low) * torch.rand(len(x_s), generator=rng, device=x_s.device).double()
         eps = normal(x_s.shape, rng)
         with torch.no_grad():
             rest = [x - self.teacher(self.path.mix(x, eps, t), t, cond).to(x) for x in (x_s, x_t)]
-        return 0.5 * (x_s - (x_s - (rest[0] - rest[1])).detach()).square().mean()
+        gap = rest[0] - rest[1]
+        return 0.5 * (x_s - (x_s - gap).detach()).square().mean(), gaps(gap, t)
 
     def logits(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
         """The discriminator's word (n,) on samples at noise levels of their own."""
@@ -172,8 +179,9 @@ class BoundSuperResolution:
         target = self.answers(z, picture, cond).to(batch.x0)
         x = self.student(self.path.sigma(1.0) * z, 1.0, cond, hint=picture)
         self.drawn = (x.detach(), batch.x0, cond)
-        regression, score = (x - target).square().mean(), self.score(x, target, cond, rng)
-        loss, parts = regression + self.switches.score * score, {"regression": regression.detach(), "score": score.detach()}
+        regression, (score, parts) = (x - target).square().mean(), self.score(x, target, cond, rng)
+        loss = regression + self.switches.score * score
+        parts |= {"regression": regression.detach(), "score": score.detach()}
         if self.switches.gan:
             self.judge.requires_grad_(False)
             adversarial = F.softplus(-self.logits(x, cond, rng)).mean()

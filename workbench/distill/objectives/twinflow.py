@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from workbench.denoiser import Denoiser, Guided, Network
 from workbench.distill.loop import Batch
+from workbench.distill.objectives.divergences import gaps
 from workbench.distill.objectives.extras import Extra
 from workbench.distill.objectives.maps import average_velocity, from_average, size_of, tau_of, velocity
 from workbench.distill.objectives.parts import normal
@@ -63,6 +65,8 @@ class Recursive:
         check_count("hops", self.hops)
         if not 0 < self.gap < 1:
             raise WorkbenchError(f"gap is {self.gap}, but is a time between 0 and 1.")
+        if self.clip is not None and not self.clip > 0:
+            raise WorkbenchError(f"clip is {self.clip}, but must be a positive number, or None for no bound.")
         if self.source not in ("data", "teacher"):
             raise unknown("source", self.source, ("data", "teacher"))
 
@@ -116,6 +120,11 @@ class Twin:
 
     def __post_init__(self):
         check_share("share", self.share)
+        for name in ("weight", "rectify"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise WorkbenchError(f"{name} is {getattr(self, name)}, but is the weight of a term, a number from 0.")
+        if self.clip is not None and not self.clip > 0:
+            raise WorkbenchError(f"clip is {self.clip}, but must be a positive number, or None for no bound.")
 
     def bind(self, bound) -> Extra:
         """This term for an objective.
@@ -138,9 +147,10 @@ class _BoundTwin(Extra):
         u = average_velocity(student, noise, one, torch.zeros_like(one), cond)
         made = from_average(student.path, noise, one, u).detach()
         fitted = self.fit(made, cond, rng)
-        apart = self.difference(made, cond, rng)
+        gap, t = self.difference(made, cond, rng)
+        apart = gap if part.clip is None else gap.clamp(-part.clip, part.clip)
         rectified = (u - (u - apart).detach()).square().mean()
-        parts = {"twin": fitted.detach(), "difference": apart.square().mean().sqrt()}
+        parts = {"twin": fitted.detach(), **gaps(gap, t)}
         return part.weight * fitted + part.rectify * rectified, parts
 
     def fit(self, made: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
@@ -149,12 +159,11 @@ class _BoundTwin(Extra):
         return (average_velocity(self.bound.student, x_t, t, -t, cond) - (eps - made)).square().mean()
 
     @torch.no_grad()
-    def difference(self, made: Tensor, cond: Tensor | None, rng: torch.Generator) -> Tensor:
-        """dF = v_fake - v_real at fresh noise levels, without gradient."""
+    def difference(self, made: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """dF = v_fake - v_real, not clipped and without gradient, and the fresh noise levels (n,) that it is taken at."""
         x_t, t, _ = self._noised(made, rng)
-        student, clip = self.bound.student, self.switches.clip
-        apart = average_velocity(student, x_t, t, -t, cond) - average_velocity(student, x_t, t, t, cond)
-        return apart if clip is None else apart.clamp(-clip, clip)
+        student = self.bound.student
+        return average_velocity(student, x_t, t, -t, cond) - average_velocity(student, x_t, t, t, cond), t
 
     def _noised(self, made: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         t, eps = uniform(len(made), rng).clamp(T_MIN, 1 - T_MIN), normal(made.shape, rng)
