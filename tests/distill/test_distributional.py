@@ -210,12 +210,6 @@ def test_renoising_from_a_state_keeps_the_marginal():
     assert abs(float(x_t.mean()) - 0.3) < 4 * 0.7 / n**0.5 and abs(float(x_t.std()) - 0.7) < 4 * 0.7 / (2 * n) ** 0.5
 
 
-def test_the_trajectory_critics_weight_is_one_on_average_for_fresh_noise():
-    noise, eps = torch.randn(100_000, 2, generator=step_rng(0, 0)), torch.randn(100_000, 2, generator=step_rng(0, 1))
-    weight = torch.exp(0.5 * (eps.square() - noise.square()).mean(1))
-    assert abs(float(weight.log().mean())) < 4 * float(weight.log().std()) / 100_000**0.5
-
-
 def test_levels():
     rng = step_rng(0, 0)
     draws = {type(part).__name__: part(4000, rng, linear, 0.0) for part in (LogNormalLevels(), KarrasLevels(), Annealed())}

@@ -44,8 +44,8 @@ class HuberGap:
     graph: ClassVar[bool] = False
 
     def __post_init__(self):
-        if not 0 <= self.c < math.inf:
-            raise WorkbenchError(f"c is {self.c}, but is the width of a pseudo-Huber distance, a number from 0.")
+        if not 0 < self.c < math.inf:
+            raise WorkbenchError(f"c is {self.c}, but is the width of a pseudo-Huber distance, a positive number, such as 1e-3.")
 
     def __call__(self, x: Tensor, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
         error = x - (x + real - fake).detach()
@@ -84,9 +84,9 @@ class ImplicitMatching:
     graph: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.c is not None and not 0 <= self.c < math.inf:
+        if self.c is not None and not 0 < self.c < math.inf:
             raise WorkbenchError(
-                f"c is {self.c}, but is the width of a pseudo-Huber distance, a number from 0; None is the squared distance."
+                f"c is {self.c}, but is the width of a pseudo-Huber distance, a positive number; None is the squared distance."
             )
 
     def __call__(self, x: Tensor, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
