@@ -118,7 +118,7 @@ def test_a_value_out_of_range_is_named(part, name, wrong):
 
 
 def test_the_ends_of_what_is_accepted():
-    assert Guidance(spread=(3.0, 3.0)).spread == (3.0, 3.0) and ImplicitMatching(None).c is None and HuberGap(0.0).c == 0
+    assert Guidance(spread=(3.0, 3.0)).spread == (3.0, 3.0) and ImplicitMatching(None).c is None
     assert Twin(clip=None, rectify=0.0).rectify == 0 and Distributional(dropout=1).dropout == 1 and PerSampleL1(0.0).floor == 0
     assert Annealed((0.0, 0.0), (1.0, 1.0), 1.0).crossed() == [] and Distributional(gan=0).gan is None
     assert ConsistencyMatching(guidance=2.0, dropout=0.3).matching_part.guidance == Guidance(2.0)
