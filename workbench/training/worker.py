@@ -70,9 +70,10 @@ class Reporter:
             place_tensor(self.folder / records.SAMPLES, draw(progress.samples, count), progress.step)
             self.drawing = time.monotonic() - began
         if began - self.last_words >= WORDS and not last:
-            training = progress.average is not None
+            training = progress.step > 0
+            part = "" if progress.stage == "train" else f" ({progress.stage})"  # of several students
             sentence = (
-                f"Training: step {progress.step}, {progress.seconds:.0f} s." if training else f"Preparing: {progress.stage}."
+                f"Training: step {progress.step}, {progress.seconds:.0f} s{part}." if training else f"Preparing: {progress.stage}."
             )
             where = {
                 "step": progress.step,
