@@ -73,7 +73,9 @@ class Reporter:
             training = progress.step > 0
             part = "" if progress.stage == "train" else f" ({progress.stage})"  # of several students
             sentence = (
-                f"Training: step {progress.step}, {progress.seconds:.0f} s{part}." if training else f"Preparing: {progress.stage}."
+                f"Training: step {progress.step}, {progress.seconds:.0f} s{part}."
+                if training
+                else f"Preparing: {progress.stage}."
             )
             where = {
                 "step": progress.step,

@@ -45,7 +45,9 @@ class HuberGap:
 
     def __post_init__(self):
         if not 0 < self.c < math.inf:
-            raise WorkbenchError(f"c is {self.c}, but is the width of a pseudo-Huber distance, a positive number, such as 1e-3.")
+            raise WorkbenchError(
+                f"c is {self.c}, but is the width of a pseudo-Huber distance, a positive number, such as 1e-3."
+            )
 
     def __call__(self, x: Tensor, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
         error = x - (x + real - fake).detach()
