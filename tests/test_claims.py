@@ -98,6 +98,9 @@ def test_a_claim_holds_if_all_its_checks_do():
 def test_arms_that_failed_or_are_no_better_than_noise_leave_it_undecided():
     noisy = verdict(of_two(Check("a", "ratio@1", "b")), {"a": rows(1.0, 1.1, 0.9), "b": rows(2.0, 2.1, 1.9, sensible=False)})
     assert noisy["verdict"] == UNDECIDED and noisy["doubts"][0] == "b: seed 0 came no nearer to the law than noise"
+    expected = replace(of_two(Check("a", "ratio@1", "b")), breaks=("b",))
+    held = {"a": rows(1.0, 1.1, 0.9), "b": rows(2.0, 2.1, 1.9, sensible=False)}
+    assert verdict(expected, held)["verdict"] == SUPPORTED and not verdict(expected, held)["doubts"]
     failed = verdict(of_two(Check("a", "ratio@1", "b")), {"a": rows(1.0, 1.1, 0.9), "b": {0: {"failed": "It diverged."}}})
     assert failed["verdict"] == UNDECIDED and failed["doubts"] == ["b: seed 0 failed: It diverged."]
 

@@ -66,6 +66,7 @@ ROWS = (
         },
         (Check("both", "agreement@4", "matching alone", want="higher"), Check("both", "off_mode@4", "guidance alone")),
         note="The engine is judged by agreement with the label, the stabiliser by samples at no mode.",
+        breaks=("guidance alone",),
     ),
     Claim(
         "tdm", "tdm", "arXiv 2503.06674", "One student serves one to four steps.",

@@ -19,7 +19,7 @@ RULE = (
     "most' and 'at least' put a constant in place of the baseline. With the mean of the gaps over the seeds and their standard error, the "
     "check is supported if mean - t error is above 0 (or at 0 where equality is enough), not supported if mean + t error is below 0, else "
     "undecided; t is the one-sided 95 % point of Student's t. The claim is supported if all its checks are, not supported if one is not, and "
-    "undecided otherwise, or where an arm failed or did not come nearer to the law than noise."
+    "undecided otherwise, or where an arm failed or did not come nearer to the law than noise, unless just that is claimed of it."
 )
 
 
@@ -77,7 +77,7 @@ def _figures(rows: dict[int, dict[str, Any]], metric: str) -> dict[int, float]:
 def verdict(claim: Claim, rows: dict[str, dict[int, dict[str, Any]]], seconds: float | None = None) -> dict[str, Any]:
     """A claim with its checks, arms and verdict; `rows` holds arm -> seed -> row."""
     checks = [decided(check, rows) for check in claim.checks]
-    doubts = [f"{name}: {why}" for name, held in rows.items() for why in _doubts(held)]
+    doubts = [f"{name}: {why}" for name, held in rows.items() for why in _doubts(held, name in claim.breaks)]
     said = {check["verdict"] for check in checks}
     outcome = SUPPORTED if said == {SUPPORTED} else REFUTED if REFUTED in said else UNDECIDED
     found: dict[str, Any] = {
@@ -104,12 +104,12 @@ def verdict(claim: Claim, rows: dict[str, dict[int, dict[str, Any]]], seconds: f
     return found
 
 
-def _doubts(rows: dict[int, dict[str, Any]]) -> Iterable[str]:
-    """Why the figures of an arm should not be judged."""
+def _doubts(rows: dict[int, dict[str, Any]], breaks: bool = False) -> Iterable[str]:
+    """Why the figures of an arm should not be judged; that it leaves the law is no reason where it `breaks`."""
     for seed, row in sorted(rows.items()):
         if "failed" in row:
             yield f"seed {seed} failed: {row['failed']}"
-        elif not row.get("sensible", True):
+        elif not row.get("sensible", True) and not breaks:
             yield f"seed {seed} came no nearer to the law than noise"
 
 

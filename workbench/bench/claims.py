@@ -105,7 +105,7 @@ class Claim:
     Attributes:
         name: of the claim; the first word is its recipe's. recipe, paper, sentence: whose, where, and what is claimed.
         arms: by name. checks: all of which must hold. seconds: processor time of training for an arm and a seed.
-        note: what differs from the paper's own setting.
+        note: what differs from the paper's own setting. breaks: arms that are claimed to leave the law, which is no doubt then.
     """
 
     name: str
@@ -116,12 +116,13 @@ class Claim:
     checks: tuple[Check, ...]
     seconds: float = 20.0
     note: str = ""
+    breaks: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for check in self.checks:
-            for arm in filter(None, (check.arm, check.other)):
-                if arm not in self.arms:
-                    raise unknown(f"arm of claim {self.name!r}", arm, self.arms)
+        compared = [arm for check in self.checks for arm in (check.arm, check.other) if arm]
+        for arm in (*compared, *self.breaks):
+            if arm not in self.arms:
+                raise unknown(f"arm of claim {self.name!r}", arm, self.arms)
 
     def missing(self) -> list[str]:
         """Recipes of its arms that the workbench does not have."""
