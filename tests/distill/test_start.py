@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -106,3 +107,10 @@ def test_the_start_has_the_batch_and_the_label_dropout_of_its_recipe():
 def test_a_share_that_leaves_nothing_is_refused(share):
     with pytest.raises(WorkbenchError, match=f"matched is {share}, but is a share of the run, from 0 to below 1"):
         reports(matched=share)
+
+
+def test_points_of_many_dimensions_have_higher_levels_and_a_longer_start():
+    few, many = (get("dmd2").fitted((d,), fresh=True) for d in (2, 64))
+    assert many.objective.renoise.mean == pytest.approx(few.objective.renoise.mean + math.log(32**0.5))
+    assert (few.matched, many.matched, get("dmd2").fitted((1, 8, 8), fresh=True).matched) == (0.2, 0.5, 0.0)
+    assert get("rcm").fitted((64,), fresh=True).matched == 0.0  # which has no start

@@ -8,6 +8,7 @@ from typing import Any
 from workbench.distill.loop import Optim
 from workbench.distill.objectives.ddgan import DenoisingGAN
 from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.levels import LogNormalLevels
 from workbench.distill.objectives.moments import Moments
 from workbench.distill.objectives.pointwise import Pointwise
 from workbench.distill.values import put
@@ -15,6 +16,7 @@ from workbench.errors import WorkbenchError, unknown
 from workbench.samplers.sample import Sampling
 
 FRESH_RATE = 4.0
+MANY, LONGER = 16, 0.5  # from so many dimensions on, the start of a student that has one takes this share of the run
 OWN = ("batch", "ema", "steps", "lora", "adapters", "compile", "matched")
 
 
@@ -86,8 +88,16 @@ class Recipe:
 
     def fitted(self, shape: tuple[int, ...], fresh: bool) -> Recipe:
         """With its defaults for points (d,), where the problem is one, and four times its rates for a student that starts
-        from nothing."""
+        from nothing.
+
+        Modes of d dimensions lie apart by some sqrt(d): log-normal noise levels rise by that, or no level sees two modes at once and the
+        student keeps one; and estimates of many dimensions take longer to learn.
+        """
         recipe = self.configured(**self.points) if len(shape) == 1 else self
+        if len(shape) == 1 and isinstance(levels := getattr(recipe.objective, "renoise", None), LogNormalLevels):
+            recipe = recipe.configured(renoise=levels.of(shape[0]))
+        if len(shape) == 1 and shape[0] >= MANY and recipe.matched:
+            recipe = recipe.configured(matched=max(LONGER, recipe.matched))
         if not fresh:
             return recipe
         return replace(

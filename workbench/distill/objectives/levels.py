@@ -261,6 +261,14 @@ class LogNormalLevels:
                 f"mean is {self.mean} and std {self.std}, but log(sigma / alpha) needs a finite mean and a positive std, such as -1.2 and 1.2."
             )
 
+    def of(self, d: int) -> LogNormalLevels:
+        """The levels that hide in d dimensions what these hide in two: sigma / alpha larger by sqrt(d / 2), and never smaller.
+
+        >>> round(LogNormalLevels().of(64).mean, 2), LogNormalLevels().of(2).mean
+        (0.53, -1.2)
+        """
+        return replace(self, mean=self.mean + 0.5 * math.log(d / 2)) if d > 2 else self
+
     def __call__(self, n: int, rng: torch.Generator, path: Path, progress: float) -> Tensor:
         return path.time(-(self.mean + self.std * torch.randn(n, generator=rng, device=rng.device).double()))
 
