@@ -80,9 +80,9 @@ def in_tab(space: str, recipe: str, seconds: float, options: dict[str, Any]) -> 
         if state.name != "done":
             raise WorkbenchError(state.sentence)
         student = wb.load(run.folder / "student")
-        made = wb.sample(student, N, torch.arange(N) % 10, steps=1, seed=0)
+        made = wb.sample(student, N, torch.arange(N) % 10, seed=0)
         print(
-            f"{spent:4.0f} s after Start  done at step {state.step}  agreement {agreement(space, made):.3f} of {N} in one step",
+            f"{spent:4.0f} s after Start  done at step {state.step}  agreement {agreement(space, made):.3f} of {N}, steps: {student.sampling.steps}",
             flush=True,
         )
 

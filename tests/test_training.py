@@ -121,6 +121,14 @@ def test_bad_input_starts_nothing(home, wrong, told):
     assert training.runs() == []
 
 
+def test_options_are_those_of_the_recipe_with_its_defaults_for_the_teacher():
+    """dmd2's levels have a mean for points alone; what is refused here is the number of steps."""
+    with pytest.raises(WorkbenchError, match="steps is 0"):
+        training.start("eight_gaussians", "dmd2", steps=0, options={"mean": 0.0})
+    with pytest.raises(WorkbenchError, match="unknown option"):
+        training.start("digits/teacher", "dmd2", steps=0, options={"mean": 0.0})
+
+
 def test_switches_are_what_the_recipe_takes():
     from workbench.distill.recipes import recipes
 

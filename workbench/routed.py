@@ -55,7 +55,7 @@ class Router(nn.Module):
         """A router of other networks (K) for the same labels."""
         classes = range(len(self.which))
         made = Router(self.nets, [[label for label in classes if self.which[label] == k] for k in range(len(self.nets))])
-        made.nets = nn.ModuleList(nets)
+        made.nets, made.which = nn.ModuleList(nets), self.which
         return made
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, s: Tensor | None = None, **more: Any) -> Tensor:
@@ -155,6 +155,8 @@ def load_routed(folder: str | os.PathLike, card: dict[str, Any], device: str | t
                 f"{folder / CARD} and that of {name} differ in {', '.join(apart)}: restore them from where they came."
             )
     try:
-        return Routed(students, card)
+        model = Routed(students, card)
+        model.net.to(device)
+        return model
     except (KeyError, TypeError, ValueError) as error:
         raise WorkbenchError(f"{folder / CARD} is damaged ({error}): restore it from where it came.") from error

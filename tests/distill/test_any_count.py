@@ -7,6 +7,7 @@ import torch
 
 import workbench as wb
 from workbench.denoiser import Network
+from workbench.distill.fit import misfits
 from workbench.distill.loop import Batch, step_rng
 from workbench.distill.objectives.cores import HuberGap
 from workbench.distill.objectives.distributional import Distributional
@@ -87,7 +88,7 @@ def test_counts_of_steps_must_rise(counts):
 @pytest.mark.parametrize("recipe", ["phased-dmd", "flash-dmd"])
 def test_recipes_that_must_know_the_number_of_steps_refuse_a_drawn_one(recipe):
     with pytest.raises(WorkbenchError, match="give one number, such as inputs=4"):
-        get(recipe).configured(inputs=AnyCount((1, 3)))
+        wb.distill(TEACHER, recipe, inputs=AnyCount())
 
 
 def test_a_number_of_steps_stands_for_them_alone():
@@ -150,3 +151,12 @@ def test_noised_real_inputs_are_pure_noise_at_the_top_and_near_the_sample_below(
     assert t == 0.25 and abs(float(noise.std()) - 1) < 0.02 and abs(float((noise * x0).mean())) < 0.02
     with pytest.raises(WorkbenchError, match="pass data="):
         NoisedReal((0.25,))(network(), (4, 2), None, step_rng(0, 0))
+
+
+def test_critics_of_the_steps_go_with_inputs_that_have_them_whatever_option_comes_first():
+    for options in ({"inputs": AnyCount(), "anchor": Clean()}, {"anchor": Clean(), "inputs": AnyCount()}):
+        assert misfits(get("decoupled-dmd").fitted((2,), True).configured(**options), TEACHER) == []
+    with pytest.raises(WorkbenchError, match=r"EachStep has a critic for each step: set anchor=Clean\(\)"):
+        wb.distill(TEACHER, "decoupled-dmd", inputs=AnyCount())
+    with pytest.raises(WorkbenchError, match="these inputs draw their times"):
+        wb.distill(TEACHER, "rcm", anchor=EachStep())

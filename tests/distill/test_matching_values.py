@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -199,3 +200,7 @@ def test_every_row_suits_a_teacher_with_classes_as_it_is_and_with_its_defaults_f
 
 def test_without_classes_there_is_no_label_to_ask_the_critic_by():
     assert misfits(get("sid-few-step").configured(dropout=0.0), wb.mixture([[1.0, 0.0]], [0.2])) == []
+
+
+def test_a_recipe_of_one_s_own_may_guide_where_nothing_is_guided():
+    assert misfits(replace(get("swiftbrush"), name="mine"), wb.mixture([[1.0, 0.0]], [0.2])) == []

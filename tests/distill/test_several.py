@@ -14,10 +14,9 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.distill import several
 from workbench.distill.checkpoint import CHECKPOINT
 from workbench.distill.distill import distill
-from workbench.distill.measuring import Measure
+from workbench.distill.measuring import Measure, trained_labels
 from workbench.distill.recipes import get
 from workbench.errors import UnknownName, WorkbenchError
 from workbench.networks import new_network
@@ -142,7 +141,7 @@ def test_a_process_that_is_killed_is_named_and_the_other_student_kept(tmp_path, 
             started[0].send_signal(signal.SIGKILL)
         return started[-1]
 
-    monkeypatch.setattr(several.subprocess, "Popen", watched)
+    monkeypatch.setattr(subprocess, "Popen", watched)
     with pytest.raises(WorkbenchError, match=r"1 of 2 students failed \(student 0 .*process ended with -9"):
         list(distill(TEACHER, "msd", run=tmp_path, jobs=2, **SMALL))
     assert (tmp_path / "student-1" / "student" / "card.json").exists()
@@ -151,25 +150,48 @@ def test_a_process_that_is_killed_is_named_and_the_other_student_kept(tmp_path, 
 RANK = f"""
 import torch, workbench as wb
 teacher = wb.mixture([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0.2] * 4, labels=[0, 1, 2, 3])
-print(list(wb.distill(teacher, "msd", run="run", **{SMALL}))[-1].stage)
+for run in ("first", "second"):
+    print(list(wb.distill(teacher, "msd", run=run, **{SMALL}))[-1].stage)
 """
 
 
-def test_ranks_wait_for_each_other_before_they_read_what_an_earlier_launch_left(tmp_path):
-    """Rank 1 failed yesterday; today rank 0 is first and must not take that for news."""
-    (tmp_path / "run" / "student-1").mkdir(parents=True)
-    (tmp_path / "run" / "student-1" / "failed.json").write_text(json.dumps({"reason": "yesterday"}))
+@pytest.mark.parametrize("launcher", ["torchrun", "environment"])
+def test_ranks_wait_for_each_other_before_they_read_what_an_earlier_launch_left(tmp_path, launcher):
+    """Rank 1 failed yesterday; today rank 0 is first and must not take that for news. Both train two sets, one after the other."""
+    (tmp_path / "first" / "student-1").mkdir(parents=True)
+    (tmp_path / "first" / "student-1" / "failed.json").write_text(json.dumps({"reason": "yesterday"}))
+    (tmp_path / "rank.py").write_text(RANK)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK], cwd=tmp_path, env=shared | {"RANK": str(k)}, stdout=subprocess.PIPE, text=True
-        )
-        for k in (0, 1)
-    ]
-    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["done", "done"]
+    shared = os.environ | {"OMP_NUM_THREADS": "1"}
+    if launcher == "torchrun":
+        words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "rank.py"]
+        made = [subprocess.Popen(words, cwd=tmp_path, env=shared, stdout=subprocess.PIPE, text=True)]
+    else:
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        words = [sys.executable, "rank.py"]
+        made = [
+            subprocess.Popen(words, cwd=tmp_path, env=shared | {"RANK": str(k)}, stdout=subprocess.PIPE, text=True)
+            for k in (0, 1)
+        ]
+    said = "".join(one.communicate(timeout=180)[0] for one in made)
+    assert [one.returncode for one in made] == [0] * len(made) and said.split() == ["done"] * 4
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "data", "labels"),
+    [
+        ("cd", {}, (torch.zeros(3, 2), torch.tensor([0, 1, 2])), None),  # asked with and without
+        ("cd", {"dropout": 0.0}, (torch.zeros(3, 2), torch.tensor([0.0, 1.0, 2.0])), [0, 1, 2]),
+        ("cd", {}, (torch.zeros(2, 2), torch.tensor([2, 1])), [1, 2]),
+        ("cd", {"dropout": 0.0}, torch.zeros(3, 2), None),  # never with a label
+        ("dmd2", {"dropout": 0.0}, torch.zeros(3, 2), [0, 1, 2]),  # which draws labels
+        ("dmd2", {"dropout": 0.0}, None, [0, 1, 2]),
+    ],
+)
+def test_the_labels_that_a_student_is_trained_for(recipe, options, data, labels):
+    assert trained_labels(get(recipe).configured(**options).objective, data, 3) == labels
 
 
 def test_a_student_is_measured_on_the_classes_that_it_is_trained_for():

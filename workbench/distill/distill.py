@@ -85,7 +85,10 @@ def distill(
         return distill_several(
             teacher, get(recipe), data, run, steps, seconds, seed, init, device, name, network, clock, report_seconds, **options
         )
-    chosen = get(recipe).configured(**options)  # what is wrong with the options is said first
+    row, shape = get(recipe), getattr(teacher, "shape", None)
+    if isinstance(recipe, str) and shape is not None:  # with its defaults for points, where the teacher has them
+        row = row.fitted(tuple(shape), False)
+    chosen = row.configured(**options)  # what is wrong with the options is said first
     for what, value in (("steps", steps), ("batch", chosen.batch)):
         if value is not None:
             check_count(what, value, 1, 10_000_000)
@@ -98,8 +101,6 @@ def distill(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
     backend_of(chosen.compile)
-    if isinstance(recipe, str):  # with its defaults for points, where the teacher has them
-        chosen = get(recipe).fitted(tuple(teacher.shape), False).configured(**options)
     check_fit(chosen, teacher, data, init, network)
     baked = _baked(chosen, teacher)
     teacher, settings = settled(teacher, chosen)

@@ -111,7 +111,9 @@ def misfits(recipe: Recipe, teacher: Denoiser, init: Network | None = None, size
 
 def _unguided(recipe: Recipe) -> list[str]:
     """What a recipe asks of guidance that its row does not, where nothing guides the teacher."""
-    own = _scales(RECIPES[recipe.name].objective) if recipe.name in RECIPES else {}
+    if recipe.name not in RECIPES:
+        return []  # a recipe of the caller's own has no row to differ from
+    own = _scales(RECIPES[recipe.name].objective)
     given = {name: value for name, value in _scales(recipe.objective).items() if own.get(name) != value}
     if not given:
         return []

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from workbench.denoiser import Denoiser, Network
 from workbench.distill.health import spread
+from workbench.distill.objectives.distributional import Distributional
+from workbench.distill.objectives.forgetting import ScoreForgetting
 from workbench.samplers.run import record
 from workbench.samplers.run import run as run_plan
 from workbench.samplers.sample import Sampling, default_sampling, noise_for, prepare, sample
@@ -22,7 +24,7 @@ SPREAD = 512  # samples of a known law whose variance and coverage are measured
 def trained_labels(objective: Any, data: Any, classes: int) -> list[int] | None:
     """The labels that a student must be asked with: those it is trained for, where they are not all or none was ever dropped.
 
-    None where it may be asked without one: it has no classes, or learns the whole law without labels as well.
+    None where it may be asked without one: it has no classes, learns the whole law without labels as well, or only that, from data without.
 
     Args:
         objective: of the recipe; classes that it forgets are not trained for, and without label dropout the null class is not.
@@ -36,7 +38,9 @@ def trained_labels(objective: Any, data: Any, classes: int) -> list[int] | None:
         return None
     forgotten = getattr(objective, "forgotten", ())
     y = getattr(data, "labels", None) if hasattr(data, "images") else data[1] if isinstance(data, tuple) else None
-    met = range(classes) if not isinstance(y, Tensor) else [k for k in y.unique().tolist() if 0 <= k < classes]
+    if data is not None and not isinstance(y, Tensor) and not isinstance(objective, (Distributional, ScoreForgetting)):
+        return None  # those two draw labels themselves
+    met = range(classes) if not isinstance(y, Tensor) else [k for k in y.long().unique().tolist() if 0 <= k < classes]
     mine = [k for k in met if k not in forgotten]
     if not mine or (len(mine) == classes and getattr(objective, "dropout", 1.0) > 0):
         return None

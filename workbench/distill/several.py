@@ -6,14 +6,8 @@ WORLD_SIZE say which students a process trains. A student depends on its index a
 
 from __future__ import annotations
 
-import copyreg
 import functools
-import json
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,11 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from workbench import paths
 from workbench.denoiser import Denoiser
-from workbench.distill.checkpoint import HISTORY
 from workbench.distill.loop import Progress
-from workbench.distill.start import FOLDER as START
 from workbench.distill.start import check_matched
 from workbench.errors import WorkbenchError, check_count
 from workbench.files import read_json, write_json
@@ -36,15 +27,6 @@ from workbench.routed import parts_of, save_routed
 
 RESULT, FAILED, WARNING = "result.json", "failed.json", "warning.json"
 POLL = 0.2  # seconds between two looks at what other processes have done
-REPORT = 1.0  # seconds between two reports on students in other processes
-LEAVING = 60.0  # seconds that such a process has to keep what it has done
-TAIL = 65536  # bytes that hold the last row of a history
-CHILD = """
-from workbench.process import end_with_parent
-end_with_parent()  # before anything that takes long is imported
-from workbench.distill.several import main
-main()
-"""
 
 
 @dataclass(frozen=True)
@@ -121,7 +103,8 @@ def distill_several(
     from workbench.distill.recipes import get
 
     own = {field.name for field in fields(Several)} - {"guidance", "dropout"} | {"matched"}
-    chosen = recipe.configured(**{key: value for key, value in options.items() if key in own})
+    shape = tuple(getattr(teacher, "shape", None) or ())
+    chosen = recipe.fitted(shape, True).configured(**{key: value for key, value in options.items() if key in own})
     switches = chosen.objective
     check_matched(chosen.matched)
     rest = {key: value for key, value in options.items() if key not in own}
@@ -170,6 +153,7 @@ def distill_several(
 def _several(tasks, parts, jobs, recipe, host, folder, name, seed) -> Iterator[Progress]:
     from workbench.distill.distill import _asked, _plain, _samples
     from workbench.distill.measuring import Measure
+    from workbench.distill.several_processes import in_processes, together
 
     teacher, rank, world = tasks[0].teacher, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = tasks[rank::world]
@@ -177,9 +161,9 @@ def _several(tasks, parts, jobs, recipe, host, folder, name, seed) -> Iterator[P
         for left in (FAILED, WARNING):
             (task.folder / left).unlink(missing_ok=True)
     if world > 1:
-        _together()
-    yield from _in_processes(mine, jobs) if jobs > 1 and len(mine) > 1 else _in_turn(mine)
-    while any(not _finished(task.folder) for task in tasks):
+        together()
+    yield from in_processes(mine, jobs) if jobs > 1 and len(mine) > 1 else _in_turn(mine)
+    while any(not finished(task.folder) for task in tasks):
         time.sleep(POLL)
     failed = [k for k, task in enumerate(tasks) if (task.folder / FAILED).exists()]
     if failed:
@@ -203,7 +187,8 @@ def _several(tasks, parts, jobs, recipe, host, folder, name, seed) -> Iterator[P
             "batch": results[0]["batch"], "options": _plain(tasks[0].options), "matched": tasks[0].matched,
         },
         measure=lambda model: Measure(
-            teacher, model.sampling, seed, _asked(host, teacher, model.sampling)
+            teacher, model.sampling, seed, _asked(host, teacher, model.sampling),
+            labels=[label for part in parts for label in part] if len(parts) > 1 else None,
         )(model, always=True),
     )  # fmt: skip
     losses = {f"{k}/{key}": value for k, result in enumerate(results) for key, value in result["losses"].items()}
@@ -241,98 +226,17 @@ def _in_turn(tasks: Sequence[Task]) -> Iterator[Progress]:
             for progress in train_one(task):
                 yield replace(progress, stage=f"student {k + 1}/{len(tasks)}", student=None)
         except Exception as error:
-            _fail(task, error)
+            fail(task, error)
 
 
-def _in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Progress]:
-    copyreg.pickle(paths.Path, lambda path: (paths.get, (path.name,)))
-    waiting, running, reported = list(tasks), {}, time.monotonic()
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                task = waiting.pop(0)
-                task.folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile() as request, open(task.folder / "log.txt", "w", encoding="utf-8") as log:
-                    try:
-                        pickle.dump(task, request)  # a file without a name: nobody else can put another in its place
-                    except (pickle.PicklingError, AttributeError, TypeError) as error:
-                        _fail(task, WorkbenchError(f"it cannot be handed to another process ({error}): set jobs=1"))
-                        continue
-                    request.seek(0)
-                    child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=request, stdout=log, stderr=log)
-                    running[task.folder] = (task, child)
-            ended = [folder for folder, (_, process) in running.items() if process.poll() is not None]
-            for folder in ended:
-                task, process = running.pop(folder)
-                if not _finished(folder):
-                    _fail(task, WorkbenchError(f"its process ended with {process.returncode}; see {folder / 'log.txt'}"))
-            if ended or time.monotonic() - reported > REPORT:
-                yield _glance(tasks, len(tasks) - len(waiting) - len(running))
-                reported = time.monotonic()
-            time.sleep(POLL if running else 0)
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            try:
-                process.wait(LEAVING)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _glance(tasks: Sequence[Task], done: int) -> Progress:
-    """What students in other processes have told: the mean of their steps, everybody's losses and warnings."""
-    rows = [_last_row(task.folder) for task in tasks]
-    warned = [
-        (k, read_json(task.folder / WARNING)["warning"]) for k, task in enumerate(tasks) if (task.folder / WARNING).exists()
-    ]
-    losses = {
-        f"{k}/{name}": value for k, row in enumerate(rows) for name, value in row.items() if name not in ("step", "seconds")
-    }
-    steps = sum(row.get("step", 0) for row in rows) // len(tasks)
-    return Progress(
-        steps, tasks[0].steps, losses, {}, sum(row.get("seconds", 0.0) for row in rows),
-        stage=f"students {done}/{len(tasks)}", warning=" ".join(f"Student {k}: {text}" for k, text in warned if text),
-    )  # fmt: skip
-
-
-def _last_row(folder: File) -> dict[str, float]:
-    """The last whole row of a run's history, counted on from that of its start; empty before the first."""
-    rows = []
-    for file in (folder / START / HISTORY, folder / HISTORY):
-        if not file.exists():
-            continue
-        with open(file, "rb") as history:
-            history.seek(max(0, file.stat().st_size - TAIL))
-            lines = history.read().split(b"\n")[:-1]  # what follows the last line break is not finished
-        if lines:
-            rows.append(json.loads(lines[-1]))
-    if not rows:
-        return {}
-    return {**rows[-1], **{name: sum(row[name] for row in rows) for name in ("step", "seconds")}}
-
-
-def _together() -> None:
-    """Wait for every process of the launcher, so that none takes what an earlier launch left for news; only where it says its address."""
-    if "MASTER_ADDR" not in os.environ or not torch.distributed.is_available():
-        return
-    from torch import distributed
-
-    mine = not distributed.is_initialized()
-    if mine:
-        distributed.init_process_group("gloo")
-    distributed.barrier()
-    if mine:
-        distributed.destroy_process_group()
-
-
-def _fail(task: Task, error: Exception) -> None:
+def fail(task: Task, error: Exception) -> None:
+    """Leave the reason in the student's folder."""
     said = str(error).rstrip(".") if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
     write_json(task.folder / FAILED, {"reason": said})
 
 
-def _finished(folder: File) -> bool:
+def finished(folder: File) -> bool:
+    """Whether a student is trained, or has failed."""
     return (folder / RESULT).exists() or (folder / FAILED).exists()
 
 
@@ -351,23 +255,3 @@ def _of(data: Any, part: Sequence[int]) -> Any:
             f"the data hold none of the classes {list(part)}, which are one student's: give data of every class."
         )
     return x[mine], y[mine]
-
-
-def main() -> None:
-    """Train the student of the request that `_in_processes` hands over as the standard input; asked to end, keep what is done."""
-    asked = []
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    copyreg.pickle(paths.Path, lambda path: (paths.get, (path.name,)))
-    task = pickle.load(sys.stdin.buffer)
-    run, warning = train_one(replace(task, report_seconds=task.report_seconds or REPORT)), ""
-    try:
-        for progress in run:
-            if progress.warning != warning:
-                warning = progress.warning
-                write_json(task.folder / WARNING, {"warning": warning})
-            if asked:
-                run.close()
-                sys.exit(128 + signal.SIGTERM)
-    except Exception as error:
-        _fail(task, error)
-        raise

@@ -224,7 +224,7 @@ def start(
     """
     if not isinstance(teacher, str) or teacher not in (known := [entry.name for entry in zoo.catalog()]):
         raise unknown("teacher", str(teacher)[:60], known)
-    get(recipe).configured(**(options or {}))
+    get(recipe).fitted(tuple(zoo.load(teacher).shape), False).configured(**(options or {}))
     if steps is not None:
         steps = check_count("steps", steps, 1, 10_000_000)
     if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < 1e7):

@@ -70,8 +70,8 @@ class Reporter:
             place_tensor(self.folder / records.SAMPLES, draw(progress.samples, count), progress.step)
             self.drawing = time.monotonic() - began
         if began - self.last_words >= WORDS and not last:
-            training = progress.step > 0
-            part = "" if progress.stage == "train" else f" ({progress.stage})"  # of several students
+            training = progress.step > 0 and not progress.stage.startswith("pairs")
+            part = "" if progress.stage == "train" else f" ({progress.stage})"  # which of several students
             sentence = (
                 f"Training: step {progress.step}, {progress.seconds:.0f} s{part}."
                 if training

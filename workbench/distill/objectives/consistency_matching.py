@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class RandomSimulation(BackSimulation):
 
     most: int = 4
     shift: float = 5.0
+    drawn_times: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -145,7 +145,11 @@ class Distributional:
             raise WorkbenchError(
                 "matching is the share of what is left of the gap beside its guidance part: set decoupled=True."
             )
-        if self.inputs.told and (self.critics > 1 or type(self) is not Distributional):
+        if self.inputs.drawn_times and type(self.anchor) is not Clean:
+            raise WorkbenchError(
+                f"anchor is {type(self.anchor).__name__}, which goes by the student's steps, and these inputs draw their times: leave it at Clean()."
+            )
+        if self.inputs.told and type(self) is not Distributional:
             raise WorkbenchError(
                 "inputs draw the number of steps, which this recipe needs to know: give one number, such as inputs=4."
             )
@@ -176,10 +180,19 @@ class Distributional:
 
     def misfits(self, teacher: Denoiser) -> list[str]:
         """Why it cannot be trained."""
-        found = [*crossed(self.renoise), *(self._unlearned(teacher) if getattr(teacher, "classes", 0) else [])]
+        found = [*crossed(self.renoise), *self._shared(), *(self._unlearned(teacher) if getattr(teacher, "classes", 0) else [])]
         if self.reward is not None:
             found += reward_misfits(self.reward.function, teacher) or gradient_misfits(self.reward.function, teacher)
         return found
+
+    def _shared(self) -> list[str]:
+        """Why its critics do not go with its inputs; asked when all options are set."""
+        if not self.inputs.told or self.critics == 1:
+            return []
+        return [
+            f"inputs draw the number of steps, and {type(self.anchor).__name__} has a critic for each step: set anchor=Clean(), or give one number, "
+            "such as inputs=4"
+        ]
 
     def _unlearned(self, teacher: Denoiser) -> list[str]:
         """What the critic is asked and never learns: labels, or none."""

@@ -104,6 +104,8 @@ class BoundDistributional:
         cond = batch.cond
         if cond is None and self.student.classes:
             cond = torch.randint(self.student.classes, (batch.size,), generator=rng, device=rng.device)
+            if self.switches.inputs.needs_data:  # real samples, of classes that nobody knows
+                cond = torch.full_like(cond, -1)
         cond = drop_labels(cond, self.switches.dropout, rng)
         chain = self.switches.inputs.drawn(rng)
         z, t = chain(self.student, (batch.size, *self.student.shape), cond, rng, batch.x0)

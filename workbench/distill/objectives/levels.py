@@ -57,6 +57,7 @@ class BackSimulation:
     route: str = "renoise"
     told: ClassVar[bool] = False
     needs_data: ClassVar[bool] = False
+    drawn_times: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "times", tuple(self.times))
@@ -144,6 +145,7 @@ class AnyCount:
     counts: tuple[int, ...] = (1, 2, 4)
     told: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
+    drawn_times: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "counts", tuple(self.counts))

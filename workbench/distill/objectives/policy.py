@@ -88,9 +88,10 @@ def _flawed(reward: Any, teacher: Denoiser, x: Tensor, cond: Tensor | None) -> l
 def _flat(reward: Any, teacher: Denoiser, x: Tensor, cond: Tensor | None) -> list[str]:
     x = x.detach().requires_grad_()
     try:
-        value = Reward(reward).bind(teacher)(x, cond).sum()
-        if value.requires_grad and torch.autograd.grad(value, x, allow_unused=True)[0] is not None:
-            return []
+        with torch.enable_grad():
+            value = Reward(reward).bind(teacher)(x, cond).sum()
+            if value.requires_grad and torch.autograd.grad(value, x, allow_unused=True)[0] is not None:
+                return []
         said = "has no gradient in the samples"
     except WorkbenchError:  # NaN, as above
         return []
