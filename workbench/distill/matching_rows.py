@@ -36,7 +36,14 @@ ROWS = (
         ),
         sampling=ONE,
         optim={"student": Optim(lr=2e-4)},
-        points={"batch": 256, "dropout": 0.5, "mean": 0.0, "std": 2.0},
+        # at full weight from the start, the velocity of a student that is no transport yet drives it away
+        points={
+            "batch": 256,
+            "dropout": 0.5,
+            "mean": 0.0,
+            "std": 2.0,
+            "extras": (VelocityDistillation(weight=0.1, begins=0.5),),
+        },
     ),
     Recipe(
         "nitrofusion",
