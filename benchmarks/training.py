@@ -213,7 +213,8 @@ def fitted(name: str, space: str, teacher: Any) -> dict[str, Any]:
     """What a recipe is given beside the teacher, so that it can train: few pairs, a student to adapt, a reward."""
     recipe, given = RECIPES[name], {}
     objective = recipe.objective
-    if getattr(getattr(objective, "start", objective), "pairs", None) is not None:
+    stores = (objective, getattr(objective, "start", None), getattr(objective, "regression", None))
+    if any(getattr(store, "pairs", None) is not None for store in stores):
         given["count"] = PAIRS
     if getattr(objective, "adapts", False) or recipe.lora or recipe.adapters or hasattr(objective, "own_data"):
         if space in STUDENTS and getattr(objective, "adapts", False):
