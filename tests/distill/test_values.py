@@ -42,7 +42,7 @@ def test_no_option_of_any_recipe_takes_a_word_for_a_number_or_a_part(name):
         ("dmd2", {"same": 1}, "same is 1, but must be True or False."),
         ("sid", {"core": 3}, "core is 3, but must be ScoreIdentity."),
         ("dmd2", {"guidance": math.nan}, "guidance is nan, but must be Guidance or what stands for one."),
-        ("dmd2", {"weight": 2.0}, "weight is 2.0, but must be PerSampleL1."),
+        ("dmd2", {"weight": 2.0}, "weight is 2.0, but must be Even."),
         ("dmd2", {"spread": 3}, "spread is 3, but must be 2 numbers or None:"),
         ("dmd2", {"inputs": "four"}, "inputs is 'four', but must be BackSimulation or AnyCount or what stands for one."),
         ("consistency", {"guidance": "strong"}, "guidance is 'strong', but must be a number or 2 numbers or None."),
