@@ -48,6 +48,7 @@ from workbench.denoiser import Network, Wrapper
 from workbench.distill import loop, measuring
 from workbench.distill.objectives import pointwise
 from workbench.distill.recipes import RECIPES
+from workbench.distill.several import Several
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json
 from workbench.networks import new_network
@@ -236,8 +237,10 @@ def measure(name: str, space: str, seconds: float, folder: str | os.PathLike) ->
     """The row of one recipe.
 
     Raises:
-        WorkbenchError: if it does not fit the space.
+        WorkbenchError: if it does not fit the space, or is several runs of another recipe.
     """
+    if isinstance(RECIPES[name].objective, Several):
+        raise WorkbenchError(f"{name} trains each student by {RECIPES[name].objective.host}: a step costs what it costs there.")
     teacher, watch = wb.load(SPACES[space]), Stopwatch(seconds)
     with instruments(watch, teacher):
         running = wb.distill(
