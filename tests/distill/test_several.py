@@ -108,6 +108,14 @@ def test_processes_of_a_launcher_train_the_same_students(made, tmp_path, monkeyp
         distill(TEACHER, "msd", **SMALL)
 
 
+def test_options_are_those_of_the_host_with_its_defaults_for_points():
+    """dmd2's levels have a mean for points alone; what is refused here is the number of steps."""
+    with pytest.raises(WorkbenchError, match="steps is 0"):
+        distill(TEACHER, "msd", mean=0.0, steps=0)
+    with pytest.raises(UnknownName, match="maen"):
+        distill(TEACHER, "msd", maen=0.0, steps=0)
+
+
 def test_a_student_that_fails_does_not_lose_the_others(made, tmp_path):
     (tmp_path / "student-0").mkdir()
     (tmp_path / "student-0" / "config.json").write_text(json.dumps({"recipe": "another"}))

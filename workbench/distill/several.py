@@ -112,7 +112,7 @@ def distill_several(
         rest.setdefault("guidance", switches.guidance)
     if switches.students > 1:
         rest.setdefault("dropout", switches.dropout)
-    host = get(switches.host).configured(**rest)
+    host = get(switches.host).fitted(shape, False).configured(**rest)
     for what, value in (("steps", steps), ("batch", host.batch)):
         if value is not None:
             check_count(what, value, 1, 10_000_000)
@@ -123,7 +123,7 @@ def distill_several(
             "a teacher needs .path and .shape (of one sample): set them, or wrap the network in workbench.Network."
         )
     check_fit(replace(recipe, objective=switches), teacher, data, init, network)
-    check_fit(get(switches.host).fitted(tuple(teacher.shape), False).configured(**rest), teacher, data, init, network)
+    check_fit(host, teacher, data, init, network)
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and run is None:
         raise WorkbenchError(f"{world} processes train the students together: give run=, a folder that all of them see.")
