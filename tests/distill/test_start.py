@@ -7,9 +7,12 @@ import math
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import workbench as wb
 from workbench.denoiser import Network
+from workbench.distill.checkpoint import CHECKPOINT
 from workbench.distill.measuring import Measure
 from workbench.distill.recipes import get
 from workbench.distill.start import FOLDER, matching
@@ -114,3 +117,15 @@ def test_points_of_many_dimensions_have_higher_levels_and_a_longer_start():
     assert many.objective.renoise.mean == pytest.approx(few.objective.renoise.mean + math.log(32**0.5))
     assert (few.matched, many.matched, get("dmd2").fitted((1, 8, 8), fresh=True).matched) == (0.2, 0.5, 0.0)
     assert get("rcm").fitted((64,), fresh=True).matched == 0.0  # which has no start
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_a_sentence(tmp_path):
+    given = {"data": TEACHER.sample(64, seed=0, labels=True), "run": tmp_path, "steps": 6}
+    given |= SMALL | {"fit": 2, "degrade": 3, "matched": 0.0}
+    list(wb.distill(TEACHER, "disback", **given))
+    file = tmp_path / CHECKPOINT
+    with safe_open(file, "pt") as held:
+        tensors, facts = {name: held.get_tensor(name) for name in held.keys() if "begin" not in name}, held.metadata()  # noqa: SIM118
+    save_file(tensors, file, facts)
+    with pytest.raises(WorkbenchError, match=r"does not hold what this recipe has now .*new run folder"):
+        list(wb.distill(TEACHER, "disback", **given))

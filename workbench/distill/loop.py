@@ -162,12 +162,18 @@ def train(
     if saved := folder.load():
         tensors, state = saved
         step, elapsed = state["step"], state["seconds"]
-        for name, player in players.items():
-            unpack_module(f"player.{name}", player, tensors)
-            unpack_optimizer(f"optim.{name}", optimizers[name], tensors)
-        unpack_module("average", average, tensors)
-        for name, module in frozen.items():
-            unpack_module(f"frozen.{name}", module, tensors)
+        try:
+            for name, player in players.items():
+                unpack_module(f"player.{name}", player, tensors)
+                unpack_optimizer(f"optim.{name}", optimizers[name], tensors)
+            unpack_module("average", average, tensors)
+            for name, module in frozen.items():
+                unpack_module(f"frozen.{name}", module, tensors)
+        except (RuntimeError, KeyError, ValueError) as error:  # of an earlier version of the recipe, whose parts were others
+            raise WorkbenchError(
+                f"the checkpoint in {folder.folder} does not hold what this recipe has now ({' '.join(str(error).split())[:200]}): it stays as "
+                "it is; begin again in a new run folder."
+            ) from error
     folder.rewind(step)  # also to nothing: a run killed before its first checkpoint begins again
 
     def save() -> None:
